@@ -1,0 +1,98 @@
+# "make help" lists what there is to make.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# IMAGE may carry a tag. Without one the tag is made from the content, so that a
+# changed program is a changed reference.
+IMAGE ?= docker.io/higress/plugin-server-operator
+PLATFORMS ?= linux/$(shell go env GOARCH)
+VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo dev)
+
+HOST := linux/$(shell go env GOARCH)
+CLUSTER := go run ./hack/cluster
+LINT := go tool -modfile=hack/tools/go.mod golangci-lint
+# The API server, kubectl and Helm of the cluster's cache: builds what is missing
+# (five minutes the first time) and sets KUBEBUILDER_ASSETS, KUBECTL and HELM.
+PARTS = $(CLUSTER) build envtest helm >&2 && eval "$$($(CLUSTER) env)"
+
+comma := ,
+# programs BUILDS PLATFORM PROGRAMS for an image.
+programs = GOOS=$(word 1,$(subst /, ,$(1))) GOARCH=$(word 2,$(subst /, ,$(1))) VERSION=$(VERSION) \
+	hack/image/build.sh bin/$(subst /,_,$(1)) $(2)
+
+.PHONY: help
+help: ## List the targets.
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: quickstart
+quickstart: ## The main job on a cluster of its own, which stays up.
+	@hack/quickstart.sh
+
+.PHONY: test
+test: test-unit test-chart test-api test-node ## All tests.
+
+.PHONY: test-unit
+test-unit: ## Tests that need nothing but Go.
+	go test -race ./...
+
+.PHONY: test-chart
+test-chart: ## What the charts render (needs Helm, from the cluster's cache).
+	@$(PARTS) && set -x && go test -tags chart ./charts/...
+
+.PHONY: test-api
+test-api: ## Tests on a real API server.
+	@$(PARTS) && set -x && go test -race -tags envtest -timeout 20m ./controllers/... ./charts/...
+
+.PHONY: test-node
+test-node: ## Tests on a real node (needs Linux and root).
+ifeq ($(shell uname -s)-$(shell id -u),Linux-0)
+	$(MAKE) parts image stand-ins bin/cluster bin/push
+	go test -tags node -run NONE ./hack/e2e/...
+	bin/cluster run --name test -- go test -tags node -count=1 -timeout 30m ./hack/e2e/...
+else
+	@echo "test-node: SKIPPED, the tests on a real node need Linux and root"
+endif
+
+.PHONY: verify
+verify: generate ## Generate, format, lint; fails when the tree is dirty.
+	@test -z "$$(gofmt -l .)" || { echo "run gofmt -w on:"; gofmt -l .; exit 1; }
+	go vet -tags chart,envtest,node ./...
+	$(LINT) run ./...
+	@for module in . hack/tools hack/plugins; do (cd $$module && go mod tidy -diff) || exit 1; done
+	@test -z "$$(git status --porcelain)" || { echo "the tree is dirty (commit, or run make generate):"; git status --short; exit 1; }
+
+.PHONY: generate
+generate: ## Everything that is derived: deepcopy, CRDs, roles, copies in charts/ and config/.
+	@$(PARTS) && hack/tools/generate.sh
+
+.PHONY: image
+image: ## bin/image.tar, an OCI archive, and bin/image.ref (IMAGE, PLATFORMS, VERSION).
+	@$(foreach platform,$(subst $(comma), ,$(PLATFORMS)),$(call programs,$(platform)) &&) true
+	go run ./hack/image -ref $(IMAGE) -platform $(PLATFORMS) -out bin/image.tar
+
+.PHONY: cluster-up
+cluster-up: ## A Kubernetes cluster with one node, on this machine.
+	$(CLUSTER) up
+
+.PHONY: cluster-down
+cluster-down: ## Remove it, and everything that belongs to it.
+	$(CLUSTER) down
+
+# What follows is made on behalf of others.
+
+.PHONY: parts
+parts:
+	$(CLUSTER) build
+
+# Images of the programs that run in the cluster beside ours.
+.PHONY: stand-ins
+stand-ins:
+	@$(call programs,$(HOST),./hack/printenv ./hack/e2e/client)
+	go run ./hack/image -ref plugin-server-operator/printenv -platform $(HOST) -programs printenv -entrypoint printenv -out bin/printenv.tar
+	go run ./hack/image -ref plugin-server-operator/client -platform $(HOST) -programs client -entrypoint client -out bin/client.tar
+
+.PHONY: bin/cluster bin/push
+bin/cluster bin/push:
+	go build -o $@ ./hack/$(@F)

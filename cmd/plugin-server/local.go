@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/yaml"
+
+	"github.com/higress-group/plugin-server-operator/api/v1alpha1"
+	"github.com/higress-group/plugin-server-operator/controllers/declared"
+	"github.com/higress-group/plugin-server-operator/internal/catalog"
+	"github.com/higress-group/plugin-server-operator/internal/fetch"
+	"github.com/higress-group/plugin-server-operator/internal/publish"
+	"github.com/higress-group/plugin-server-operator/internal/serve"
+	"github.com/higress-group/plugin-server-operator/internal/store"
+)
+
+const (
+	localHold = 2 * time.Second // nothing arrives later than at the start
+	localSlot = 8               // fetches at once
+)
+
+// local is what is served without Kubernetes.
+type local struct {
+	store  *store.Store
+	logger *slog.Logger
+
+	mu      sync.Mutex
+	entries map[catalog.Key]catalog.Entry
+}
+
+// serveLocal serves PluginSource files, or a folder with
+// <name>/<version>/plugin.wasm, under the same URLs as in a cluster.
+func serveLocal(ctx context.Context, args []string, logger *slog.Logger) error {
+	f := flag.NewFlagSet("local", flag.ContinueOnError)
+	listen := f.String("listen", "127.0.0.1:8080", "address of the plugins")
+	ops := f.String("ops-listen", "127.0.0.1:8081", "address of health, state and metrics")
+	dataDir := f.String("data-dir", "", "where the plugins are kept (default: a temporary folder)")
+	loopback := f.Bool("allow-loopback", true, "allow registries on this machine")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if f.NArg() == 0 {
+		return errors.New("local needs PluginSource files, or a folder of plugins")
+	}
+	if *dataDir == "" {
+		temporary, err := os.MkdirTemp("", "plugin-server-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(temporary)
+		*dataDir = temporary
+	}
+	content, err := store.Open(filepath.Join(*dataDir, "store"), 1<<40)
+	if err != nil {
+		return err
+	}
+	l := &local{store: content, logger: logger, entries: map[catalog.Key]catalog.Entry{}}
+	fetcher := fetch.New(fetch.Options{Store: content, AllowLoopback: *loopback, UserAgent: "plugin-server/" + version})
+	defer fetcher.Close()
+	for _, path := range f.Args() {
+		if err := l.add(ctx, fetcher, path); err != nil {
+			return err
+		}
+	}
+	if err := l.publish(ctx, filepath.Join(*dataDir, "volume")); err != nil {
+		return err
+	}
+	logger.Info("serving", "plugins", len(l.entries), "url", "http://"+*listen+"/plugins/")
+	return listenAndServe(ctx, serve.New(serve.Options{
+		DataDir: filepath.Join(*dataDir, "volume"), Hold: localHold, Grace: 10 * time.Second, Logger: logger,
+	}), *listen, *ops)
+}
+
+// add takes in a folder of plugins, or a file with PluginSources.
+func (l *local) add(ctx context.Context, fetcher *fetch.Fetcher, path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		return l.addFolder(ctx, path)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	documents := yaml.NewYAMLOrJSONDecoder(file, 4096)
+	for {
+		var source v1alpha1.PluginSource
+		err := documents.Decode(&source)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		if source.Kind == "PluginSource" {
+			l.addSource(ctx, fetcher, &source)
+		}
+	}
+}
+
+// addSource fetches what a source declares, with the logins of docker login.
+// What cannot be had is reported, and the others are served.
+func (l *local) addSource(ctx context.Context, fetcher *fetch.Fetcher, source *v1alpha1.PluginSource) {
+	access := fetch.Access{PlainHTTP: source.Spec.Insecure}
+	if home, err := os.UserHomeDir(); err == nil {
+		access.DockerConfig, _ = os.ReadFile(filepath.Join(home, ".docker", "config.json")) // none is anonymous
+	}
+	var fetching sync.WaitGroup
+	slots := make(chan struct{}, localSlot)
+	for _, p := range declared.Plugins(source) {
+		fetching.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			a, err := fetcher.Fetch(ctx, fetch.Request{URL: p.URL, SHA256: p.SHA256, Access: access})
+			if err != nil {
+				l.logger.Error("a plugin cannot be had", "plugin", p.Key.String(), "source", source.Name, "error", err)
+				return
+			}
+			l.serve(p.Key, a, p.URL, p.Description)
+		})
+	}
+	fetching.Wait()
+}
+
+// addFolder takes in <name>/<version>/plugin.wasm.
+func (l *local) addFolder(ctx context.Context, folder string) error {
+	modules, err := fs.Glob(os.DirFS(folder), "*/*/plugin.wasm")
+	if err != nil {
+		return err
+	}
+	for _, path := range modules {
+		parts := strings.Split(path, "/")
+		key := catalog.Key{Name: parts[0], Version: parts[1]}
+		if err := l.addModule(ctx, key, filepath.Join(folder, path)); err != nil {
+			l.logger.Error("a module cannot be served", "file", path, "error", err)
+		}
+	}
+	return nil
+}
+
+func (l *local) addModule(ctx context.Context, key catalog.Key, path string) error {
+	if !catalog.NamePattern.MatchString(key.Name) || !catalog.VersionPattern.MatchString(key.Version) {
+		return fmt.Errorf("%s is no name and version of a plugin", key)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	blob, err := l.store.Put(ctx, file, "")
+	if err != nil {
+		return err
+	}
+	l.serve(key, store.Artifact{Blob: blob}, "file", "")
+	return nil
+}
+
+func (l *local) serve(key catalog.Key, a store.Artifact, source, description string) {
+	e := catalog.Entry{
+		Name: key.Name, Version: key.Version, SHA256: a.SHA256, MD5: a.MD5, Size: a.Size,
+		Digest: a.Digest, Source: source, Description: a.Description,
+	}
+	if description != "" {
+		e.Description = description
+	}
+	if !a.Created.IsZero() {
+		e.Created = catalog.FormatTime(a.Created)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, taken := l.entries[key]; !taken {
+		l.entries[key] = e
+	}
+}
+
+// publish puts everything on a volume, as sync does in a cluster.
+func (l *local) publish(ctx context.Context, dir string) error {
+	volume, err := publish.Open(dir, 0)
+	if err != nil {
+		return err
+	}
+	c := &catalog.Catalog{Sequence: time.Now().UnixMilli()}
+	for _, e := range l.entries {
+		if err := l.copy(ctx, volume, e); err != nil {
+			return errors.Join(err, volume.Close())
+		}
+		c.Entries = append(c.Entries, e)
+	}
+	_, err = volume.Publish(ctx, c)
+	return errors.Join(err, volume.Close())
+}
+
+func (l *local) copy(ctx context.Context, volume *publish.Volume, e catalog.Entry) error {
+	zipped, err := l.store.OpenGzip(e.SHA256)
+	if err != nil {
+		return err
+	}
+	defer zipped.Close()
+	return volume.PutGzip(ctx, e.SHA256, e.Size, zipped)
+}

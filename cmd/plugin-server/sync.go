@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/higress-group/plugin-server-operator/internal/follow"
+	"github.com/higress-group/plugin-server-operator/internal/publish"
+	"github.com/higress-group/plugin-server-operator/internal/supervise"
+)
+
+// syncMemory is what sync may use, in bytes: with the server beside it, it stays
+// below the container's default limit of 256 MiB.
+const syncMemory = 160 << 20
+
+// syncVolume brings a volume to the newest catalog until it is told to end.
+func syncVolume(ctx context.Context, args []string, logger *slog.Logger) error {
+	options := follow.Options{Logger: logger}
+	f := flag.NewFlagSet("sync", flag.ContinueOnError)
+	dataDir := f.String("data-dir", "/data", "the volume")
+	sizeLimit := f.Int64("size-limit", 0, "what the volume may hold, in bytes; 0 is no limit")
+	f.StringVar(&options.CatalogFile, "catalog", "", "the catalog's file, as mounted from its ConfigMap")
+	url := f.String("operator-url", "", "where the operator hands out modules and catalogs")
+	server := f.String("server", "", "namespace/name of the PluginServer")
+	f.DurationVar(&options.ReadyTimeout, "ready-timeout", follow.DefaultReadyTimeout, "how long an empty volume waits for all modules")
+	memory := f.Int64("memory-limit", syncMemory, "what this process may use, in bytes")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	operator, err := follow.NewOperator(*url, *server, os.Getenv("POD_NAME"))
+	if err != nil {
+		return fmt.Errorf("--operator-url and --server: %w", err)
+	}
+	defer operator.Close()
+	if err := supervise.Yield(*memory); err != nil {
+		logger.Warn("sync is not limited as it should be", "error", err)
+	}
+	volume, err := publish.Open(*dataDir, *sizeLimit)
+	if err != nil {
+		return err
+	}
+	options.Volume = volume
+	options.Operator, options.Origins = operator, []follow.Origin{operator}
+	follow.New(options).Run(ctx)
+	return volume.Close()
+}

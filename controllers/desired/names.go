@@ -1,0 +1,68 @@
+// Package desired builds the objects that a PluginServer wants, as typed apply
+// configurations. It is pure: no client, no clock, no files, no network; what it
+// needs to know stands in Parameters.
+package desired
+
+import (
+	"github.com/higress-group/plugin-server-operator/api/v1alpha1"
+)
+
+const (
+	// FieldManager is the one field manager of the operator, on its own objects
+	// and on the leaves of other people's. It never changes: objects remember it.
+	FieldManager = "plugin-server-operator"
+	// ManagedByLabel marks everything the operator owns.
+	ManagedByLabel = "app.kubernetes.io/managed-by"
+	// ManagedBy is the value of ManagedByLabel.
+	ManagedBy = "plugin-server-operator"
+	// Finalizer holds a PluginServer while other people's objects point to it.
+	Finalizer = "plugins.higress.io/release"
+
+	// ContainerName is the name of the serving container.
+	ContainerName = "plugin-server"
+	// CatalogKey is the key of the catalog in its ConfigMap.
+	CatalogKey = "catalog.json.gz"
+
+	// HTTPPort is where plugins are served in the pod, and ServicePort in the Service.
+	HTTPPort = 8080
+	// ServicePort is the port of the Service.
+	ServicePort = 80
+	// OpsPort is where health, state and metrics are; not in the Service.
+	OpsPort = 8081
+	// ArtifactPort is where the operator hands out blobs and catalogs.
+	ArtifactPort = 8082
+)
+
+// CatalogName is the name of the ConfigMap with the catalog of a server. Every
+// other object has the server's own name.
+func CatalogName(server string) string { return server + "-catalog" }
+
+// Selector gives the labels that select the pods of a server. They are the
+// ones that the plugin server's published manifests have, and must never change:
+// a Deployment's selector is immutable.
+func Selector(server string) map[string]string {
+	return map[string]string{"app": server, "higress": server}
+}
+
+// Labels gives the labels of every object of a server.
+func Labels(server string) map[string]string {
+	labels := Selector(server)
+	labels[ManagedByLabel] = ManagedBy
+	labels["app.kubernetes.io/name"] = "plugin-server"
+	labels["app.kubernetes.io/instance"] = server
+	labels["app.kubernetes.io/part-of"] = "higress"
+	return labels
+}
+
+// URL is the base address of a server inside the cluster.
+func URL(server *v1alpha1.PluginServer) string {
+	return "http://" + server.Name + "." + server.Namespace + ".svc"
+}
+
+// ConsolePattern is the pattern that the Console is given.
+func ConsolePattern(server *v1alpha1.PluginServer) string {
+	if server.Spec.URLPattern != "" {
+		return server.Spec.URLPattern
+	}
+	return URL(server) + "/plugins/${name}/${version}/plugin.wasm"
+}

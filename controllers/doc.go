@@ -1,0 +1,29 @@
+// Package controllers is the only place of the operator that talks to the API
+// server. Two flows meet in it.
+//
+// What is served, from a source to a pod:
+//
+//	PluginSource ─► declared.Plugins ─► pipeline.Queue ─► fetch ─► store
+//	                                        │ wakes
+//	pluginsource_controller ◄───────────────┘ writes status.plugins: digest, sha256
+//	      │ wakes
+//	pluginserver_controller: declared.Entries ─► catalog.Next ─► ConfigMap ─► handout ─► pods
+//
+// What points to it, from a server to Higress:
+//
+//	pods' /state ─► Knowledge: what every ready replica serves
+//	      │
+//	integrate: claim of the oldest server ─► integration.decide ─► one variable applied, or let go
+//	release_controller: what nobody claims is let go
+//
+// Each reconcile reads as observe → desired → apply → status:
+//
+//	pluginsource_{controller,access,status}.go
+//	pluginserver_{controller,observe,integrate,finalize,status}.go
+//	declared     what sources declare, and which source decides (pure)
+//	desired      the objects of a server (pure, golden tests)
+//	apply        the only writer of those objects; never touches what is not ours
+//	integration  other people's Deployments: observe, decide (pure), one leaf
+//	knowledge.go what was seen of running pods, never written anywhere
+//	setup.go     wires it all into a manager
+package controllers

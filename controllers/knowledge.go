@@ -1,0 +1,206 @@
+package controllers
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/higress-group/plugin-server-operator/internal/catalog"
+	"github.com/higress-group/plugin-server-operator/internal/serve"
+)
+
+// rememberedCatalogs is how many catalogs of a server are remembered, to know
+// what a pod serves that is some revisions behind.
+const rememberedCatalogs = 16
+
+// Writes of one object: one a second, and a burst for what a user waits for.
+const (
+	writesPerSecond = 1
+	writesAtOnce    = 3
+)
+
+// Knowledge is what the operator has seen of running servers and does not
+// write anywhere: it is observed again after a restart.
+type Knowledge struct {
+	mu      sync.Mutex
+	servers map[types.NamespacedName]*serverKnowledge
+	writes  map[types.UID]*rate.Limiter
+}
+
+type serverKnowledge struct {
+	uid types.UID
+	// newest is the catalog written last; catalogs are the ones before it too,
+	// oldest first.
+	newest   *catalog.Catalog
+	catalogs []knownCatalog
+	served   map[catalog.Key]string
+	// asked: the pods have been asked at least once since the operator started.
+	asked bool
+	// polled is the revision that each pod last said it serves.
+	polled map[string]string
+}
+
+type knownCatalog struct {
+	revision string
+	catalog  *catalog.Catalog
+}
+
+// of gives what is known of a server; a server that was deleted and made again is another one.
+func (k *Knowledge) of(server types.NamespacedName, uid types.UID) *serverKnowledge {
+	if k.servers == nil {
+		k.servers = map[types.NamespacedName]*serverKnowledge{}
+	}
+	known := k.servers[server]
+	if known == nil || known.uid != uid {
+		known = &serverKnowledge{uid: uid, polled: map[string]string{}}
+		k.servers[server] = known
+	}
+	return known
+}
+
+// newest gives the newest catalog of a server: the one that was written last,
+// unless the one that was read is newer.
+func (k *Knowledge) newest(server types.NamespacedName, uid types.UID, read *catalog.Catalog) *catalog.Catalog {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	known := k.of(server, uid)
+	if known.newest == nil || (read != nil && read.Sequence > known.newest.Sequence) {
+		return read
+	}
+	return known.newest
+}
+
+// wrote remembers a catalog that was written.
+func (k *Knowledge) wrote(server types.NamespacedName, uid types.UID, written *catalog.Catalog) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	known := k.of(server, uid)
+	known.newest = written
+	revision := written.Revision()
+	for i, c := range known.catalogs {
+		if c.revision == revision {
+			known.catalogs = append(known.catalogs[:i], known.catalogs[i+1:]...)
+			break
+		}
+	}
+	known.catalogs = append(known.catalogs, knownCatalog{revision, written})
+	if len(known.catalogs) > rememberedCatalogs {
+		known.catalogs = known.catalogs[1:]
+	}
+}
+
+// observed notes what the ready pods of a server say they serve. It gives what
+// all of them serve, the hash of the module by key, and whether that is news.
+// Nothing where there are none, or one serves a revision that is not remembered.
+func (k *Knowledge) observed(server types.NamespacedName, uid types.UID, states []serve.State) (served map[catalog.Key]string, news bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	known := k.of(server, uid)
+	for i, state := range states {
+		pod := known.servedBy(state)
+		if i == 0 {
+			served = pod
+			continue
+		}
+		for key, sha256 := range served {
+			if pod[key] != sha256 {
+				delete(served, key)
+			}
+		}
+	}
+	news = !known.asked || !maps.Equal(known.served, served)
+	known.served, known.asked = served, true
+	return served, news
+}
+
+// servedBy gives what a pod with this state serves.
+func (s *serverKnowledge) servedBy(state serve.State) map[catalog.Key]string {
+	for _, c := range s.catalogs {
+		if c.revision != state.Revision {
+			continue
+		}
+		served := make(map[catalog.Key]string, len(c.catalog.Entries))
+		for _, e := range c.catalog.Entries {
+			if !e.Pending() {
+				served[e.Key()] = e.SHA256
+			}
+		}
+		for _, missing := range state.Missing {
+			delete(served, catalog.Key{Name: missing.Name, Version: missing.Version})
+		}
+		return served
+	}
+	return nil
+}
+
+// Served gives what all ready replicas of a server serve, as observed last, and
+// whether they were observed at all since the operator started. The map must
+// not be changed.
+func (k *Knowledge) Served(server types.NamespacedName) (served map[catalog.Key]string, asked bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if known := k.servers[server]; known != nil {
+		return known.served, known.asked
+	}
+	return nil, false
+}
+
+// Polled notes the revision that a pod says it serves, and whether that is news.
+func (k *Knowledge) Polled(server types.NamespacedName, pod, revision string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	known := k.servers[server]
+	if known == nil || known.polled[pod] == revision {
+		return false
+	}
+	if len(known.polled) >= 1000 { // whoever asks can invent names
+		known.polled = map[string]string{}
+	}
+	known.polled[pod] = revision
+	return true
+}
+
+// Named says whether a catalog of any server names the module.
+func (k *Knowledge) Named(sha256 string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, known := range k.servers {
+		if known.newest == nil {
+			continue
+		}
+		if _, named := known.newest.Blobs()[sha256]; named {
+			return true
+		}
+	}
+	return false
+}
+
+// forget drops what is known of a server.
+func (k *Knowledge) forget(server types.NamespacedName) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.servers, server)
+}
+
+// waitToWrite says how long a write of an object has to wait; zero means now.
+func (k *Knowledge) waitToWrite(uid types.UID, now time.Time) time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.writes == nil || len(k.writes) > 10_000 { // objects come and go; a fresh start costs a burst at the most
+		k.writes = map[types.UID]*rate.Limiter{}
+	}
+	limiter := k.writes[uid]
+	if limiter == nil {
+		limiter = rate.NewLimiter(writesPerSecond, writesAtOnce)
+		k.writes[uid] = limiter
+	}
+	if limiter.AllowN(now, 1) {
+		return 0
+	}
+	reservation := limiter.ReserveN(now, 1)
+	defer reservation.CancelAt(now)
+	return max(reservation.DelayFrom(now), time.Millisecond)
+}

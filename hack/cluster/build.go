@@ -1,0 +1,296 @@
+//go:build linux
+
+package main
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// part is something that is built once and kept in the cache.
+type part struct {
+	name    string
+	version string
+	inputs  []string // files below hack/cluster whose content decides whether to build anew
+	salt    string   // what else decides
+	build   func(p *parts, dir string) error
+}
+
+// program is one Go program of a part.
+type program struct {
+	pkg   string
+	name  string // file name of the result
+	about string // how long it takes with an empty build cache and two cores
+}
+
+// parts knows where the parts are.
+type parts struct {
+	source string // the checkout's hack/cluster
+	cache  string
+	dirs   map[string]string
+	all    []part // in the order in which they are built
+}
+
+// newParts finds the sources and computes the folder of each part. It builds
+// nothing.
+func newParts() (*parts, error) {
+	source, err := findSource()
+	if err != nil {
+		return nil, err
+	}
+	base := os.Getenv("XDG_CACHE_HOME")
+	if base == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return nil, fmt.Errorf("find the cache folder: %w: set XDG_CACHE_HOME", err)
+		}
+		base = filepath.Join(home, ".cache")
+	}
+	p := &parts{source: source, cache: filepath.Join(base, "plugin-server-operator"), dirs: map[string]string{}}
+	if p.all, err = p.list(); err != nil {
+		return nil, err
+	}
+	for _, part := range p.all {
+		key, err := p.key(part)
+		if err != nil {
+			return nil, err
+		}
+		p.dirs[part.name] = filepath.Join(p.cache, part.name+"-"+part.version+"-"+key)
+	}
+	return p, nil
+}
+
+// list describes the parts. The control plane's programs come first, because
+// they are all that envtest needs.
+func (p *parts) list() ([]part, error) {
+	k8s, err := p.requiredVersion("kubernetes", "k8s.io/kubernetes")
+	if err != nil {
+		return nil, err
+	}
+	dns, err := p.requiredVersion("coredns", "github.com/coredns/coredns")
+	if err != nil {
+		return nil, err
+	}
+	helm, err := p.requiredVersion("helm", "helm.sh/helm/v4")
+	if err != nil {
+		return nil, err
+	}
+	kubernetesInputs := []string{"kubernetes/go.mod", "kubernetes/go.sum", "kubernetes/tools.go"}
+	packages, err := debianSalt()
+	if err != nil {
+		return nil, err
+	}
+	return []part{
+		{"envtest", k8s, kubernetesInputs, kubernetesFlags(k8s), goPrograms("kubernetes", kubernetesFlags(k8s),
+			program{"k8s.io/kubernetes/cmd/kube-apiserver", "kube-apiserver", "3 to 6 min"},
+			program{"go.etcd.io/etcd/server/v3", "etcd", "15 s"},
+			program{"k8s.io/kubernetes/cmd/kubectl", "kubectl", "30 s"})},
+		{"node", k8s, kubernetesInputs, kubernetesFlags(k8s), goPrograms("kubernetes", kubernetesFlags(k8s),
+			program{"k8s.io/kubernetes/cmd/kubelet", "kubelet", "1 min"},
+			program{"k8s.io/kubernetes/cmd/kube-controller-manager", "kube-controller-manager", "1 min"},
+			program{"k8s.io/kubernetes/cmd/kube-scheduler", "kube-scheduler", "15 s"},
+			program{"k8s.io/kubernetes/cmd/kube-proxy", "kube-proxy", "15 s"})},
+		{"coredns", dns, []string{"coredns/go.mod", "coredns/go.sum", "coredns/main.go"}, "",
+			goPrograms("coredns", "", program{".", "coredns", "1 min"})},
+		{"helm", helm, []string{"helm/go.mod", "helm/go.sum", "helm/tools.go"}, helmFlags(helm),
+			goPrograms("helm", helmFlags(helm), program{"helm.sh/helm/v4/cmd/helm", "helm", "2 min"})},
+		{"pause", "1", []string{"pause/main.go"}, "", goPrograms("pause", "", program{"main.go", "pause", "5 s"})},
+		{"debian", "1", nil, packages, buildDebian},
+	}, nil
+}
+
+// kubernetesFlags are the version that the programs report; without them they
+// claim to be v0.0.0 and clients refuse to work with them.
+func kubernetesFlags(version string) string {
+	const pkg = " -X k8s.io/component-base/version."
+	major, minor := "1", ""
+	if fields := strings.Split(strings.TrimPrefix(version, "v"), "."); len(fields) == 3 {
+		major, minor = fields[0], fields[1]
+	}
+	return pkg + "gitVersion=" + version + pkg + "gitMajor=" + major + pkg + "gitMinor=" + minor + pkg + "gitTreeState=clean"
+}
+
+func helmFlags(version string) string {
+	return " -X helm.sh/helm/v4/internal/version.version=" + version
+}
+
+func (p *parts) dir(name string) string { return p.dirs[name] }
+
+// key is a hash of everything that a part is made from.
+func (p *parts) key(part part) (string, error) {
+	hash := sha256.New()
+	fmt.Fprintf(hash, "%s %s %s\n", runtime.Version(), runtime.GOARCH, part.salt)
+	for _, name := range part.inputs {
+		content, err := os.ReadFile(filepath.Join(p.source, name))
+		if err != nil {
+			return "", fmt.Errorf("part %s: %w", part.name, err)
+		}
+		fmt.Fprintf(hash, "%s %d\n%s", name, len(content), content)
+	}
+	return fmt.Sprintf("%x", hash.Sum(nil))[:12], nil
+}
+
+// requiredVersion reads the version of a module from a part's go.mod, so that
+// it is written down in one place only.
+func (p *parts) requiredVersion(folder, module string) (string, error) {
+	file := filepath.Join(p.source, folder, "go.mod")
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	found := regexp.MustCompile(`(?m)^(?:require)?\s*` + regexp.QuoteMeta(module) + `\s+(v\S+)`).FindSubmatch(content)
+	if found == nil {
+		return "", fmt.Errorf("%s does not require %s", file, module)
+	}
+	return string(found[1]), nil
+}
+
+// build builds the named parts that are not in the cache yet; all without a
+// name.
+func (p *parts) build(names ...string) error {
+	for _, name := range names {
+		if p.dirs[name] == "" {
+			return fmt.Errorf("build: there is no part %q", name)
+		}
+	}
+	for _, part := range p.all {
+		if len(names) > 0 && !slices.Contains(names, part.name) {
+			continue
+		}
+		if err := p.buildPart(part); err != nil {
+			return fmt.Errorf("build %s: %w", part.name, err)
+		}
+	}
+	return nil
+}
+
+// buildPart builds into a folder of its own and renames it when it is
+// complete, so nobody ever sees half a part, and of two callers one waits.
+func (p *parts) buildPart(part part) error {
+	dir := p.dirs[part.name]
+	if exists(dir) {
+		return nil
+	}
+	if err := os.MkdirAll(p.cache, 0o755); err != nil {
+		return fmt.Errorf("create the cache: %w: set XDG_CACHE_HOME to a folder that can be written", err)
+	}
+	unlock, err := lockFile(filepath.Join(p.cache, part.name+".lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if exists(dir) {
+		return nil
+	}
+	leftover, _ := filepath.Glob(filepath.Join(p.cache, ".building-"+part.name+"-*"))
+	for _, old := range leftover {
+		_ = os.RemoveAll(old) // of a caller that was killed: we hold the lock
+	}
+	building, err := os.MkdirTemp(p.cache, ".building-"+part.name+"-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(building)
+	if err := part.build(p, building); err != nil {
+		return err
+	}
+	if err := os.Chmod(building, 0o755); err != nil {
+		return err
+	}
+	return os.Rename(building, dir)
+}
+
+// goPrograms builds programs of the module in a folder below hack/cluster.
+func goPrograms(folder, flags string, programs ...program) func(p *parts, dir string) error {
+	return func(p *parts, dir string) error {
+		for _, program := range programs {
+			cmd := exec.Command("go", "build", "-mod=readonly", "-trimpath", "-p", "2", "-buildvcs=false",
+				"-ldflags", "-s -w"+flags, "-o", filepath.Join(dir, program.name), program.pkg)
+			cmd.Dir = filepath.Join(p.source, folder)
+			// The caller's settings must not leak into what the cache keeps.
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH, "GOFLAGS=", "GOWORK=off")
+			label := fmt.Sprintf("building %s (about %s when nothing is cached)", program.name, program.about)
+			if err := runWithTicks(cmd, label); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// runWithTicks runs a command that may take minutes and says every 30 s that
+// it is still at it. What the command prints is shown only if it fails.
+func runWithTicks(cmd *exec.Cmd, label string) error {
+	fmt.Fprintf(os.Stderr, "%s…\n", label)
+	begin := time.Now()
+	ticker := time.NewTicker(30 * time.Second)
+	stop := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-ticker.C:
+				fmt.Fprintf(os.Stderr, "  … %s so far\n", time.Since(begin).Round(time.Second))
+			case <-stop:
+				return
+			}
+		}
+	}()
+	output, err := cmd.CombinedOutput()
+	ticker.Stop()
+	close(stop)
+	if err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			return fmt.Errorf("%s is not in PATH: install it", cmd.Path)
+		}
+		return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, lastLines(string(output), 20))
+	}
+	return nil
+}
+
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+func exists(name string) bool {
+	_, err := os.Lstat(name)
+	return err == nil
+}
+
+// findSource looks for hack/cluster above the working folder.
+func findSource() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for start := dir; ; dir = filepath.Dir(dir) {
+		source := filepath.Join(dir, "hack", "cluster")
+		if exists(filepath.Join(source, "kubernetes", "go.mod")) {
+			return source, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("no folder hack/cluster in %s or above it: call this from within a checkout of the project", start)
+		}
+	}
+}
+
+func verbBuild(_ *cluster, args []string) error {
+	p, err := newParts()
+	if err != nil {
+		return err
+	}
+	if err := p.build(args...); err != nil {
+		return err
+	}
+	fmt.Println("parts are in", p.cache)
+	return nil
+}

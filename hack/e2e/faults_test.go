@@ -1,0 +1,258 @@
+//go:build node
+
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/higress-group/plugin-server-operator/api/v1alpha1"
+)
+
+// TestSyncFaults does to the sync of all replicas at once what can happen to
+// it: no download may fail.
+func TestSyncFaults(t *testing.T) {
+	p := push(t, "my-auth", "1.0.0", "raw")
+	src, srv := source("faults", p), server("faults")
+	srv.Spec.Higress.Console.Mode, srv.Spec.Higress.Controller.Mode = v1alpha1.IntegrationOff, v1alpha1.IntegrationOff
+	create(t, src)
+	create(t, srv)
+	expect(t, time.Minute, srv, v1alpha1.ConditionReplicasConsistent, metav1.ConditionTrue)
+	expect(t, time.Minute, srv, v1alpha1.ConditionReady, metav1.ConditionTrue)
+	running := pods(t, srv.Name)
+	if len(running) != 2 {
+		t.Fatalf("%d pods, want 2", len(running))
+	}
+	stop := load(t, url(srv.Name, p), p.sha256, 4)
+
+	for round := range 20 {
+		for name := range running {
+			pid := syncOf(t, srv.Name, name, nil)
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Fatalf("round %d: kill sync of %s: %v", round, name, err)
+			}
+			syncOf(t, srv.Name, name, map[int]bool{pid: true})
+		}
+	}
+	t.Log("killed each sync twenty times")
+
+	// Out of memory: its limit is lowered below what it has, so that the next
+	// allocation kills it.
+	for name := range running {
+		pid := syncOf(t, srv.Name, name, nil)
+		if _, err := run(t.Context(), "prlimit", "--pid", strconv.Itoa(pid), "--data=1048576:1048576"); err != nil {
+			t.Fatal(err)
+		}
+		syncOf(t, srv.Name, name, map[int]bool{pid: true})
+	}
+	t.Log("each sync ran out of memory")
+
+	unreadableCatalog(t, srv)
+
+	s := stop()
+	t.Logf("%d downloads meanwhile, the slowest took %.2f s", s.Requests, s.Slowest)
+	if len(s.Failures) > 0 || s.Requests < 200 {
+		t.Errorf("%d downloads, failures: %v", s.Requests, s.Failures)
+	}
+	samePods(t, srv.Name, running)
+
+	// And sync still does its work.
+	next := push(t, "my-log", "0.2.0", "raw")
+	edit(t, src, func(s *v1alpha1.PluginSource) {
+		s.Spec.Plugins = append(s.Spec.Plugins, v1alpha1.Plugin{Name: next.name, Version: next.version, URL: next.url})
+	})
+	eventually(t, 30*time.Second, "a plugin after all that", func() error { return onEveryReplica(t, srv.Name, next) })
+}
+
+// unreadableCatalog stops the operator, writes rubbish into the catalog and
+// makes each sync read it.
+func unreadableCatalog(t *testing.T, srv *v1alpha1.PluginServer) {
+	t.Helper()
+	scaleOperator(t, 0)
+	defer scaleOperator(t, 1)
+	var config corev1.ConfigMap
+	key := client.ObjectKey{Namespace: namespace, Name: srv.Name + "-catalog"}
+	if err := env.client.Get(t.Context(), key, &config); err != nil {
+		t.Fatal(err)
+	}
+	config.BinaryData["catalog.json.gz"] = []byte("rubbish")
+	if err := env.client.Update(t.Context(), &config); err != nil {
+		t.Fatal(err)
+	}
+	// A change of a pod's annotations makes the kubelet refresh its ConfigMaps now.
+	for name, pod := range pods(t, srv.Name) {
+		patch := client.RawPatch(client.Merge.Type(), []byte(`{"metadata":{"annotations":{"test/refresh":"now"}}}`))
+		if err := env.client.Patch(t.Context(), &pod, patch); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 2*time.Minute, "sync of "+name+" reads the unreadable catalog", func() error {
+			state := get(t, "http://"+pod.Status.PodIP+":8081/state")
+			if !strings.Contains(state.Text, `"syncError":"`) {
+				return fmt.Errorf("its state is %s", state.Text)
+			}
+			return nil
+		})
+	}
+	t.Log("each sync met a catalog it cannot read")
+}
+
+func scaleOperator(t *testing.T, replicas int) {
+	t.Helper()
+	if _, err := run(t.Context(), "kubectl", "-n", namespace, "scale", "deployment", release, fmt.Sprintf("--replicas=%d", replicas)); err != nil {
+		t.Fatal(err)
+	}
+	if replicas > 0 {
+		if _, err := run(t.Context(), "kubectl", "-n", namespace, "rollout", "status", "deployment", release, "--timeout=1m"); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	eventually(t, time.Minute, "the operator's pods end", func() error {
+		if n := len(operatorPods(t)); n > 0 {
+			return fmt.Errorf("%d are still there", n)
+		}
+		return nil
+	})
+}
+
+func operatorPods(t *testing.T) []corev1.Pod {
+	t.Helper()
+	var list corev1.PodList
+	if err := env.client.List(t.Context(), &list, client.InNamespace(namespace), client.MatchingLabels{"app.kubernetes.io/name": release}); err != nil {
+		t.Fatal(err)
+	}
+	return list.Items
+}
+
+// syncOf waits for the process of a pod's sync that is none of the old ones.
+func syncOf(t *testing.T, server, pod string, old map[int]bool) int {
+	t.Helper()
+	found := 0
+	eventually(t, 30*time.Second, "sync of "+pod+" runs", func() error {
+		for _, pid := range processes(t, func(cmdline, environ string) bool {
+			return strings.Contains(cmdline, "\x00sync\x00") && !strings.Contains(cmdline, "\x00--\x00") &&
+				strings.Contains(cmdline, "/"+server+"\x00") && strings.Contains(environ, "POD_NAME="+pod+"\x00")
+		}) {
+			if !old[pid] {
+				found = pid
+				return nil
+			}
+		}
+		return errNothing
+	})
+	return found
+}
+
+// processes finds processes of this machine by their command line and
+// environment.
+func processes(t *testing.T, match func(cmdline, environ string) bool) []int {
+	t.Helper()
+	entries, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pids []int
+	for _, path := range entries {
+		cmdline, err := os.ReadFile(path)
+		if err != nil || !bytes.Contains(cmdline, []byte("\x00")) {
+			continue // it ended meanwhile
+		}
+		environ, err := os.ReadFile(filepath.Join(filepath.Dir(path), "environ"))
+		if err != nil || !match(string(cmdline), string(environ)) {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// TestOperatorKilled kills the operator with SIGKILL at random moments while
+// servers and sources are made, changed and deleted: the end is the same as without.
+func TestOperatorKilled(t *testing.T) {
+	a, b := push(t, "my-auth", "1.0.0", "raw"), push(t, "my-log", "0.2.0", "tar")
+	mcp := push(t, "mcp-server", "1.0.0", "docker")
+	kill := func(after time.Duration) {
+		t.Helper()
+		time.Sleep(after)
+		for _, pid := range processes(t, func(cmdline, _ string) bool { return strings.HasPrefix(cmdline, "/operator\x00") }) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	kills := 0
+	for round := range 3 {
+		src, srv := source("killed", a, mcp), server("killed")
+		moments := []time.Duration{0, 0, 0}
+		for i := range moments {
+			moments[i] = time.Duration(rand.IntN(1500)) * time.Millisecond
+		}
+		t.Logf("round %d: killed %s after create, %s after update, %s after delete", round, moments[0], moments[1], moments[2])
+		create(t, src)
+		create(t, srv)
+		kill(moments[0])
+		// The kubelet waits longer before each restart of a container that keeps dying: a new pod does not.
+		replaceOperator(t)
+		expect(t, 2*time.Minute, srv, v1alpha1.ConditionConsoleConfigured, metav1.ConditionTrue)
+		expect(t, time.Minute, srv, v1alpha1.ConditionControllerConfigured, metav1.ConditionTrue)
+
+		edit(t, src, func(s *v1alpha1.PluginSource) {
+			s.Spec.Plugins = append(s.Spec.Plugins, v1alpha1.Plugin{Name: b.name, Version: b.version, URL: b.url})
+		})
+		kill(moments[1])
+		replaceOperator(t)
+		expect(t, 2*time.Minute, src, v1alpha1.ConditionReady, metav1.ConditionTrue)
+		for _, p := range []plugin{a, b, mcp} {
+			if err := onEveryReplica(t, srv.Name, p); err != nil {
+				t.Errorf("round %d: %v", round, err)
+			}
+		}
+
+		if err := env.client.Delete(t.Context(), srv); err != nil {
+			t.Fatal(err)
+		}
+		kill(moments[2])
+		replaceOperator(t)
+		remove(t, srv)
+		eventually(t, time.Minute, "everything outside is released", func() error {
+			console := variable(t, "higress-console", "higress-console", consoleVariable)
+			controller := variable(t, "higress-controller", "higress-core", controllerVariable)
+			if console != "" || controller != "" {
+				return fmt.Errorf("the Console has %q, the controller %q", console, controller)
+			}
+			return nil
+		})
+		remove(t, src)
+		kills += len(moments)
+	}
+	kill(0)
+	replaceOperator(t)
+	if kills++; kills != 10 {
+		t.Errorf("killed %d times, want 10", kills)
+	}
+}
+
+// replaceOperator deletes the operator's pod and waits for the next one.
+func replaceOperator(t *testing.T) {
+	t.Helper()
+	for _, pod := range operatorPods(t) {
+		if err := env.client.Delete(t.Context(), &pod, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := run(t.Context(), "kubectl", "-n", namespace, "rollout", "status", "deployment", release, "--timeout=1m"); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,69 @@
+//go:build node
+
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestReadme runs what the README tells its readers to type. Commands that
+// would change the cluster under test are run as far as the API server's checks go.
+func TestReadme(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for _, b := range blocks(string(readme)) {
+		if b.language == "yaml" {
+			if _, err := runWith(t.Context(), []byte(b.text), "kubectl", "apply", "--dry-run=server", "-f", "-"); err != nil {
+				t.Errorf("the example is refused: %v\n%s", err, b.text)
+			}
+			ran++
+			continue
+		}
+		for line := range strings.Lines(strings.ReplaceAll(b.text, "\\\n", " ")) {
+			args := strings.Fields(line)
+			switch {
+			case len(args) == 0:
+				continue
+			case args[0] == "make":
+				args = append([]string{"make", "--dry-run"}, args[1:]...)
+			case args[0] == "helm" && args[1] == "install": // under another name: ours is installed
+				args[2] = "readme"
+				args = append(args, "--dry-run=client")
+			case args[0] == "helm" && args[1] == "uninstall":
+				args = append(args, "--dry-run")
+			case args[0] == "kubectl" && args[1] == "apply":
+				args = append(args, "--dry-run=server", "--server-side", "--force-conflicts")
+			default:
+				t.Errorf("the test does not know how to run %q", line)
+				continue
+			}
+			if _, err := run(t.Context(), args...); err != nil {
+				t.Errorf("README: %v", err)
+			}
+			ran++
+		}
+	}
+	if ran < 5 {
+		t.Errorf("only %d commands and examples were found", ran)
+	}
+}
+
+type block struct{ language, text string }
+
+// blocks gives the fenced code blocks with a language.
+func blocks(markdown string) []block {
+	var found []block
+	parts := strings.Split(markdown, "```")
+	for i := 1; i < len(parts); i += 2 {
+		if language, text, _ := strings.Cut(parts[i], "\n"); language != "" {
+			found = append(found, block{language, text})
+		}
+	}
+	return found
+}

@@ -1,0 +1,292 @@
+package fetch
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+
+	"github.com/higress-group/plugin-server-operator/internal/failure"
+	"github.com/higress-group/plugin-server-operator/internal/inspect"
+)
+
+const (
+	// maxCompressed is the size of a compressed layer in bytes; official plugins take at most 3 MiB.
+	maxCompressed = 128 << 20
+	// maxExpanded is what a layer may become when it is unpacked, in bytes: a module of the greatest size and as much beside it.
+	maxExpanded = 2 * inspect.MaxModuleSize
+	// maxEntries is the number of files in a tar layer.
+	maxEntries = 10_000
+	// maxRatio is how many times larger than its gzip a layer may be, beyond the first freeExpansion bytes.
+	// Modules shrink 3 to 5 times; gzip itself can reach 1,032.
+	maxRatio      = 100
+	freeExpansion = 16 << 20
+	// moduleName is the file that tools for Wasm plugins put into a tar layer.
+	moduleName = "plugin.wasm"
+	moduleExt  = ".wasm"
+	// tarMagicAt is where the magic word of a tar header stands; a header has 512 bytes (POSIX.1-2001, pax).
+	tarMagicAt, tarHeader = 257, 512
+)
+
+// errNoModule says that a layer holds no Wasm module.
+var errNoModule = errors.New("no Wasm module in the layer")
+
+// otherEntry says that a file comes later in the layer that is the module rather than the one given out.
+type otherEntry struct{ name string }
+
+func (e *otherEntry) Error() string { return "the module is " + e.name }
+
+// moduleReader gives the module of a layer. It gives io.EOF only once the
+// layer was read to its end, matches its digest, and has no better file.
+type moduleReader struct {
+	layer  *content.VerifyReader
+	raw    io.Reader   // the layer
+	plain  io.Reader   // the layer without compression
+	tar    *tar.Reader // nil if the layer is the module itself
+	module io.Reader
+	entry  string // name of the file that is given out; chosen is whether it was asked for
+	chosen bool
+	files  int
+	ended  bool
+	atEnd  error // what end found
+	err    error // what Read goes on to give
+}
+
+// openModule finds the module in a layer, by what the bytes are rather than by
+// what the media type says: tools often leave a default there. entry is the
+// name of the file to give out of a tar; without it, it is plugin.wasm, else the only
+// file whose name ends with .wasm. The error is errNoModule if there is none.
+func openModule(body io.Reader, layer ocispec.Descriptor, entry string) (*moduleReader, error) {
+	verified := content.NewVerifyReader(body, layer)
+	buffered := bufio.NewReaderSize(verified, 64<<10)
+	m := &moduleReader{layer: verified, raw: buffered, plain: buffered, entry: entry}
+	start, err := buffered.Peek(tarHeader)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	compressed := bytes.HasPrefix(start, []byte("\x1f\x8b"))
+	switch {
+	case compressed && layer.Size > maxCompressed:
+		return nil, tooLarge("a compressed layer of %d MiB", layer.Size>>20)
+	case !compressed && !isTar(start) && layer.Size > inspect.MaxModuleSize:
+		return nil, tooLarge("a module of %d MiB", layer.Size>>20)
+	case compressed:
+		if buffered, start, err = m.decompress(); err != nil {
+			return nil, m.broken(err)
+		}
+	}
+	return m, m.broken(m.open(buffered, start, likelihood(layer) > 1))
+}
+
+func isTar(start []byte) bool {
+	return len(start) == tarHeader && bytes.HasPrefix(start[tarMagicAt:], []byte("ustar"))
+}
+
+// decompress puts a gzip reader above the layer.
+func (m *moduleReader) decompress() (*bufio.Reader, []byte, error) {
+	compressed := &countingReader{reader: m.raw}
+	m.raw = compressed
+	zr, err := gzip.NewReader(compressed)
+	if err != nil {
+		return nil, nil, err
+	}
+	buffered := bufio.NewReaderSize(&expansionGuard{reader: zr, compressed: compressed}, 64<<10)
+	m.plain = buffered
+	start, err := buffered.Peek(tarHeader)
+	if err != nil && err != io.EOF { //nolint:errorlint // a wrapped EOF is no clean end
+		return nil, nil, err
+	}
+	return buffered, start, nil
+}
+
+// open finds the module. declared is whether the layer is said to be one.
+func (m *moduleReader) open(plain *bufio.Reader, start []byte, declared bool) error {
+	switch {
+	case bytes.HasPrefix(start, []byte("\x00asm")), declared && !isTar(start):
+		m.module = plain // the store says so if it is no module
+		return nil
+	case !isTar(start):
+		return m.finish(errNoModule)
+	}
+	m.tar = tar.NewReader(plain)
+	for {
+		name, err := m.next()
+		switch {
+		case err == io.EOF: //nolint:errorlint // a wrapped EOF is no clean end
+			return m.finish(errNoModule)
+		case err != nil:
+			return err
+		case m.entry != "" && name == m.entry, m.entry == "" && path.Base(name) == moduleName:
+			m.module, m.entry, m.chosen = m.tar, name, true
+			return nil
+		case m.entry == "":
+			m.module, m.entry = m.tar, name
+			return nil
+		}
+	}
+}
+
+// next goes to the next .wasm file of the tar.
+func (m *moduleReader) next() (string, error) {
+	for {
+		header, err := m.tar.Next()
+		if err != nil {
+			return "", err
+		}
+		if m.files++; m.files > maxEntries {
+			return "", failure.New(failure.Upstream, failure.UnsupportedArtifact, nil, "a layer has more than %d files: publish the module in a layer of its own", maxEntries)
+		}
+		base := path.Base(header.Name)
+		// Names with a dot in front are what macOS (._plugin.wasm) and image builders (.wh.plugin.wasm) leave.
+		if header.Typeflag == tar.TypeReg && strings.HasSuffix(base, moduleExt) && !strings.HasPrefix(base, ".") && !sparse(header) {
+			return header.Name, nil
+		}
+	}
+}
+
+// sparse says whether a file has holes. No tool makes such modules, and a few
+// bytes of a layer would become as many as a module may have.
+func sparse(header *tar.Header) bool {
+	for key := range header.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
+}
+
+// Read gives the module, and io.EOF only if everything is right to the end of the layer.
+func (m *moduleReader) Read(p []byte) (int, error) {
+	if m.err != nil {
+		return 0, m.err
+	}
+	n, err := m.module.Read(p)
+	switch {
+	case err == nil:
+		return n, nil
+	case err != io.EOF:
+		m.err = m.broken(err)
+	default:
+		if m.err = m.end(); m.err == nil {
+			m.err = io.EOF
+		}
+	}
+	return n, m.err
+}
+
+// end reads what is left of the layer. It gives nil if the layer is what its
+// digest says and the file that was given out is the module.
+func (m *moduleReader) end() error {
+	switch {
+	case m.err != nil && m.err != io.EOF: //nolint:errorlint // a wrapped EOF is no clean end
+		return m.err // the layer was read already to find out why
+	case !m.ended:
+		m.ended = true
+		m.atEnd = m.broken(m.finish(m.better()))
+	}
+	return m.atEnd
+}
+
+// better looks for a file that is the module rather than the one that was given out.
+func (m *moduleReader) better() error {
+	if m.tar == nil || m.chosen {
+		return nil
+	}
+	several := false
+	for {
+		name, err := m.next()
+		switch {
+		case err == io.EOF && several: //nolint:errorlint // a wrapped EOF is no clean end
+			return failure.New(failure.Upstream, failure.NoWasmLayer, nil,
+				"a layer has several .wasm files and none is called %s: name the module so, or push it alone", moduleName)
+		case err == io.EOF: //nolint:errorlint // a wrapped EOF is no clean end
+			return nil
+		case err != nil:
+			return err
+		case path.Base(name) == moduleName:
+			return &otherEntry{name}
+		}
+		several = true
+	}
+}
+
+// finish reads the layer to its end and verifies it. A layer that is not what
+// its digest says is the error rather than the given one.
+func (m *moduleReader) finish(result error) error {
+	if _, err := io.Copy(io.Discard, m.plain); err != nil {
+		return m.broken(err)
+	}
+	if err := m.verify(); err != nil {
+		return err
+	}
+	return result
+}
+
+// broken judges an error in the content of a layer: if the bytes are not those of the digest, that is the reason.
+func (m *moduleReader) broken(err error) error {
+	if err == nil || errors.Is(err, errNoModule) {
+		return err
+	}
+	if verifyErr := m.verify(); verifyErr != nil {
+		return verifyErr
+	}
+	var known *failure.Error
+	var other *otherEntry
+	if errors.As(err, &known) || errors.As(err, &other) {
+		return err
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return failure.New(failure.Upstream, failure.Truncated, err, "the archive in a layer ends too early, although the layer is whole: build and push the plugin again")
+	}
+	return failure.New(failure.Upstream, failure.UnsupportedArtifact, err, "the archive in a layer cannot be read: build and push the plugin again")
+}
+
+// verify reads the raw layer to its end and compares the digest.
+func (m *moduleReader) verify() error {
+	if _, err := io.Copy(io.Discard, m.raw); err != nil {
+		return err
+	}
+	return m.layer.Verify()
+}
+
+// countingReader counts what is read.
+type countingReader struct {
+	reader io.Reader
+	n      int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.reader.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// expansionGuard stops a layer that expands beyond reason.
+type expansionGuard struct {
+	reader     io.Reader
+	compressed *countingReader
+	n          int64
+}
+
+func (g *expansionGuard) Read(p []byte) (int, error) {
+	n, err := g.reader.Read(p)
+	g.n += int64(n)
+	if g.n > maxExpanded || g.n > freeExpansion && g.n > maxRatio*g.compressed.n {
+		return 0, tooLarge("a layer that expands from %d to more than %d MiB", g.compressed.n>>20, (g.n-1)>>20)
+	}
+	return n, err
+}
+
+func tooLarge(format string, args ...any) error {
+	return failure.New(failure.Upstream, failure.TooLarge, nil,
+		"it has %s, more than is read (a module of %d MiB, an archive of %d MiB that expands to %d MiB and %d times): publish the module alone",
+		fmt.Sprintf(format, args...), inspect.MaxModuleSize>>20, maxCompressed>>20, maxExpanded>>20, maxRatio)
+}

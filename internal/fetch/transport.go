@@ -1,0 +1,141 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// maxRedirects of one request; registries need one or two to hand a blob over to their storage.
+const maxRedirects = 5
+
+var (
+	errTooManyRedirects = fmt.Errorf("more than %d redirects", maxRedirects)
+	errDowngrade        = errors.New("a redirect from HTTPS to HTTP")
+	errRealm            = errors.New("a login service that is not reached by HTTPS")
+	errStalled          = errors.New("no byte came for too long")
+)
+
+// checkRedirect follows a few redirects, never from HTTPS to HTTP, and takes
+// the credentials off once a chain has left the origin of its first request.
+// Go itself keeps them for subdomains and other ports, and builds the header of each hop
+// from the first request, so they have to be taken off at every hop.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) > maxRedirects {
+		return errTooManyRedirects
+	}
+	if req.URL.Scheme != "https" && via[0].URL.Scheme == "https" {
+		return errDowngrade
+	}
+	left := origin(req.URL) != origin(via[0].URL)
+	for _, earlier := range via {
+		left = left || origin(earlier.URL) != origin(via[0].URL)
+	}
+	if left {
+		req.Header.Del("Authorization")
+		req.Header.Del("Cookie")
+	}
+	// It would hand the signed address of one storage to the next.
+	req.Header.Del("Referer")
+	return nil
+}
+
+// origin is scheme, host and port.
+func origin(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"https": "443", "http": "80"}[u.Scheme]
+	}
+	return strings.ToLower(u.Scheme + "://" + u.Hostname() + ":" + port)
+}
+
+// transport checks addresses, watches that bodies go on, and lets login services be on another host.
+type transport struct {
+	fetcher *Fetcher
+	base    *http.Transport
+	realms  realms
+}
+
+// RoundTrip sends one request.
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	target := t.realms.resolve(req)
+	ctx, err := t.fetcher.withProxy(target)
+	if err != nil {
+		if req.Body != nil {
+			err = errors.Join(err, req.Body.Close())
+		}
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	resp, err := t.base.RoundTrip(target.WithContext(ctx))
+	if err != nil {
+		cancel(nil)
+		if proxy, found := proxyOf(ctx); found {
+			err = &proxyError{proxy.Host, err}
+		}
+		return nil, err
+	}
+	resp.Body = watch(ctx, cancel, resp.Body, t.fetcher.stallTimeout)
+	if err := t.realms.rewrite(resp); err != nil {
+		return nil, errors.Join(err, resp.Body.Close())
+	}
+	return resp, nil
+}
+
+// watchedBody gives up when a read takes too long.
+type watchedBody struct {
+	body   io.ReadCloser
+	ctx    context.Context //nolint:containedctx // of the request that this is the answer to
+	cancel context.CancelCauseFunc
+	timer  *time.Timer
+	stall  time.Duration
+}
+
+func watch(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser, stall time.Duration) *watchedBody {
+	timer := time.AfterFunc(stall, func() { cancel(errStalled) })
+	timer.Stop()
+	return &watchedBody{body, ctx, cancel, timer, stall}
+}
+
+// Read reads from the connection. Errors of it are of type *brokenError.
+func (w *watchedBody) Read(p []byte) (int, error) {
+	w.timer.Reset(w.stall)
+	n, err := w.body.Read(p)
+	w.timer.Stop()
+	if err == nil || err == io.EOF { //nolint:errorlint // a wrapped EOF is no clean end
+		return n, err
+	}
+	if cause := context.Cause(w.ctx); cause != nil {
+		err = cause
+	}
+	return n, &brokenError{err}
+}
+
+// Close ends the request.
+func (w *watchedBody) Close() error {
+	w.timer.Stop()
+	err := w.body.Close()
+	w.cancel(nil)
+	return err
+}
+
+// brokenError says that a connection broke in the middle of a body, unlike a
+// body that ended and was too short.
+type brokenError struct{ err error }
+
+func (e *brokenError) Error() string { return "the connection broke: " + e.err.Error() }
+func (e *brokenError) Unwrap() error { return e.err }
+
+// proxyError says that a request through a proxy failed, perhaps at the proxy.
+type proxyError struct {
+	host string
+	err  error
+}
+
+func (e *proxyError) Error() string { return "through the proxy " + e.host + ": " + e.err.Error() }
+func (e *proxyError) Unwrap() error { return e.err }

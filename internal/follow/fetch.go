@@ -1,0 +1,252 @@
+package follow
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	"github.com/higress-group/plugin-server-operator/internal/publish"
+)
+
+const (
+	// maxPause is the longest pause before something that failed is tried again.
+	maxPause = 15 * time.Second
+	// laterPause is the longest pause where the origin says that the module is on
+	// its way.
+	laterPause = 3 * time.Second
+	// fullPause is the pause after a module did not fit.
+	fullPause = 20 * time.Second
+)
+
+// Origin is a place that has modules.
+type Origin interface {
+	// Open gives the gzip of a module. ErrLost says that it cannot be had any
+	// more, from anywhere; ErrLater that it is on its way. Reads end when ctx does.
+	Open(ctx context.Context, sha256 string) (io.ReadCloser, error)
+}
+
+var (
+	// ErrLost says that a module cannot be had any more, from anywhere.
+	ErrLost = errors.New("the module is lost for good")
+	// ErrLater says that a module is known but has not arrived at the origin yet.
+	ErrLater = errors.New("the module has not arrived yet")
+)
+
+// module is a module of the target.
+type module struct {
+	sha256   string
+	size     int64
+	there    bool // on the volume
+	lost     bool // the operator says so; it is asked for again nevertheless
+	running  bool
+	attempts int // that failed
+	due      time.Time
+	err      error
+	cancel   context.CancelFunc
+}
+
+// arrival is the end of an attempt to fetch a module.
+type arrival struct {
+	module *module
+	err    error
+}
+
+// plan lists the modules of the target: those of entries first, in order, then
+// the superseded ones. What is known of a module stays known; attempts for modules that
+// nobody wants any more are ended.
+func (f *Follower) plan() {
+	before := make(map[string]*module, len(f.wanted))
+	for _, m := range f.wanted {
+		before[m.sha256] = m
+	}
+	f.wanted = nil
+	seen := map[string]bool{}
+	want := func(sha256 string, size int64) {
+		if seen[sha256] {
+			return
+		}
+		seen[sha256] = true
+		m := before[sha256]
+		if m == nil || m.size != size {
+			m = &module{sha256: sha256, size: size}
+		} else {
+			delete(before, sha256)
+			m.attempts, m.due = 0, time.Time{}
+		}
+		m.there = f.options.Volume.Has(sha256, size)
+		f.wanted = append(f.wanted, m)
+	}
+	for _, e := range f.target.Entries {
+		if !e.Pending() {
+			want(e.SHA256, e.Size)
+		}
+	}
+	for _, s := range f.target.Superseded {
+		want(s.SHA256, s.Size)
+	}
+	for _, m := range before {
+		if m.running {
+			m.cancel()
+		}
+	}
+}
+
+// complete says whether nothing is left to wait for before the first
+// generation.
+func (f *Follower) complete() bool {
+	for _, m := range f.wanted {
+		if !m.there && !m.lost {
+			return false
+		}
+	}
+	return true
+}
+
+// fetch begins to fetch what is due, as much at once as is allowed.
+func (f *Follower) fetch(ctx context.Context) {
+	now := time.Now()
+	for _, m := range f.wanted {
+		if f.running >= f.options.Parallel {
+			return
+		}
+		if m.there || m.running || now.Before(m.due) {
+			continue
+		}
+		fetching, cancel := context.WithCancel(ctx)
+		m.running, m.cancel = true, cancel
+		f.running++
+		f.workers.Go(func() {
+			defer cancel()
+			f.arrived <- arrival{m, f.fetchOne(fetching, m.sha256, m.size)}
+		})
+	}
+}
+
+// fetchOne asks the origins in turn. If none has the module, it is lost as soon
+// as one says so; else the first failure counts. A full volume ends it at once.
+func (f *Follower) fetchOne(ctx context.Context, sha256 string, size int64) error {
+	var failed error
+	for _, origin := range f.options.Origins {
+		err := f.fetchFrom(ctx, origin, sha256, size)
+		var full *publish.FullError
+		if err == nil || errors.As(err, &full) {
+			return err
+		}
+		if failed == nil || errors.Is(err, ErrLost) {
+			failed = err
+		}
+	}
+	if failed == nil {
+		failed = errors.New("there is nobody to ask for modules")
+	}
+	return failed
+}
+
+func (f *Follower) fetchFrom(ctx context.Context, origin Origin, sha256 string, size int64) error {
+	began := time.Now()
+	body, err := origin.Open(ctx, sha256)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := f.options.Volume.PutGzip(ctx, sha256, size, body); err != nil {
+		return err
+	}
+	f.logger.Info("module arrived", "sha256", sha256, "size", size, "duration", time.Since(began).Round(time.Millisecond).String())
+	return nil
+}
+
+// settle takes note of how an attempt ended.
+func (f *Follower) settle(a arrival) {
+	f.running--
+	m := a.module
+	m.running = false
+	var full *publish.FullError
+	switch {
+	case a.err == nil:
+		m.there, m.lost, m.err = true, false, nil
+		f.dirty = true
+	case errors.As(a.err, &full):
+		m.err, m.attempts = a.err, m.attempts+1
+		m.due = time.Now().Add(jittered(fullPause))
+	case errors.Is(a.err, ErrLater):
+		m.err, m.lost, m.attempts = a.err, false, m.attempts+1
+		m.due = time.Now().Add(backoff(m.attempts, 250*time.Millisecond, laterPause))
+	default:
+		m.err, m.lost, m.attempts = a.err, errors.Is(a.err, ErrLost), m.attempts+1
+		m.due = time.Now().Add(backoff(m.attempts, 250*time.Millisecond, maxPause))
+	}
+	if m.err != nil && m.attempts == 1 {
+		f.logger.Warn("cannot fetch a module; it is tried again", "sha256", m.sha256, "error", m.err)
+	}
+	if f.current == nil && f.complete() {
+		f.dirty = true
+	}
+	f.problems.set("fetching", f.fetchProblem())
+}
+
+// fetchProblem is a sentence about the modules that do not arrive. What is only
+// on its way is no problem.
+func (f *Follower) fetchProblem() string {
+	var failing, lost int
+	var needed int64
+	var first, full error
+	for _, m := range f.wanted {
+		if m.there || m.err == nil {
+			continue
+		}
+		var fullError *publish.FullError
+		switch {
+		case errors.As(m.err, &fullError):
+			needed += m.size
+			full = fullError
+		case m.lost:
+			lost++
+		case errors.Is(m.err, ErrLater), m.attempts < 3:
+		default:
+			failing++
+			if first == nil {
+				first = m.err
+			}
+		}
+	}
+	var all sentences
+	if full != nil {
+		all.add("%s (%d MiB for all modules that do not fit)%s", full, (needed+1<<20-1)>>20, advice(full))
+	}
+	if failing > 0 {
+		all.add("%d modules cannot be fetched: %s", failing, first)
+	}
+	if lost > 0 {
+		all.add("%d modules are lost: neither the operator nor their registry has them any more", lost)
+	}
+	return all.String()
+}
+
+// advice says what helps against an error, if the user can help.
+func advice(err error) string {
+	var full *publish.FullError
+	switch {
+	case !errors.As(err, &full):
+		return ""
+	case full.Limit == 0:
+		return "; free space on the node"
+	}
+	return "; raise spec.storage.sizeLimit or serve fewer plugins"
+}
+
+// backoff is the pause after so many failures: it doubles from first up to
+// most, with a fifth of chance.
+func backoff(failures int, first, most time.Duration) time.Duration {
+	pause := first
+	for range min(failures-1, 20) {
+		pause = min(2*pause, most)
+	}
+	return jittered(pause)
+}
+
+func jittered(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+}

@@ -1,0 +1,236 @@
+// Package pipeline decides when what is fetched. It is level-triggered: owners
+// declare the whole of what they want as often as they like, and hear when
+// there is something new to know.
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/higress-group/plugin-server-operator/internal/catalog"
+	"github.com/higress-group/plugin-server-operator/internal/failure"
+	"github.com/higress-group/plugin-server-operator/internal/fetch"
+	"github.com/higress-group/plugin-server-operator/internal/store"
+)
+
+// Defaults of Options, and of the interval of an owner.
+const (
+	DefaultWorkers    = 8
+	DefaultPerHost    = 6 // what browsers allow themselves; registries are used to it
+	DefaultMinBackoff = time.Second
+	DefaultMaxBackoff = 5 * time.Minute
+	DefaultInterval   = 10 * time.Minute
+)
+
+// State says how far an item has come.
+type State string
+
+const (
+	// Pending means that the first fetch, or the fetch of what the store lost, has not ended yet.
+	Pending State = "Pending"
+	// Fetched means that the module is in the store.
+	Fetched State = "Fetched"
+	// Failed means that the last fetch failed.
+	Failed State = "Failed"
+)
+
+// Item is a plugin that an owner wants.
+type Item struct {
+	// Key is unique within an owner.
+	Key catalog.Key
+	// Request says what to fetch. Request.Digest is for a digest that the caller
+	// itself recorded, from a Result, for this URL and owner: then a module of that digest in
+	// the store is taken without asking the registry.
+	Request fetch.Request
+	// Recorded is the SHA-256 of the module that was recorded together with
+	// Request.Digest, or empty. It lets Missing and Lost know of an item
+	// that was fetched before the operator started.
+	Recorded string
+}
+
+// Result is what is known of an item.
+type Result struct {
+	Key   catalog.Key
+	State State
+	// Artifact is what was fetched for this item, also while it is fetched
+	// again; empty if nothing was since the request is as it is.
+	Artifact store.Artifact
+	// Err is why the last attempt failed; nil if it did not.
+	Err *failure.Error
+	// Ended says whether a first attempt has ended, one way or the other.
+	Ended bool
+}
+
+// Fetcher fetches a plugin into the store; fetch.Fetcher does.
+type Fetcher interface {
+	Fetch(ctx context.Context, r fetch.Request) (store.Artifact, error)
+}
+
+// Options of a Queue. Zero values mean the defaults.
+type Options struct {
+	// Workers is the number of fetches at the same time.
+	Workers int
+	// PerHost is the number of fetches at the same time from one registry.
+	PerHost int
+	// Notify is called after the state of an owner's items has changed, never
+	// under a lock, from any goroutine. It should be quick. Call Want for what is new.
+	Notify func(owner string)
+	// MinBackoff and MaxBackoff are the first and the longest pause after a
+	// failure that goes away by itself.
+	MinBackoff time.Duration
+	MaxBackoff time.Duration
+}
+
+// Queue fetches what is wanted, a bounded number at a time. Its methods do not
+// block and may be called concurrently.
+type Queue struct {
+	fetcher Fetcher
+	store   *store.Store
+	options Options
+	wake    chan struct{} // has one place: something may have become due
+
+	mu      sync.Mutex
+	owners  map[string]*owner
+	flights map[identity]*flight // running, or waiting for a worker
+	waiting []*flight            // in the order in which they became due
+	running int
+	perHost map[string]int
+}
+
+// owner is somebody who wants items.
+type owner struct {
+	name     string
+	interval time.Duration
+	items    map[catalog.Key]*item
+	running  int // flights that were started for it, for fairness
+}
+
+// New makes a Queue. It fetches nothing before Run.
+func New(f Fetcher, s *store.Store, o Options) *Queue {
+	o.Workers = cmp.Or(o.Workers, DefaultWorkers)
+	o.PerHost = cmp.Or(o.PerHost, DefaultPerHost)
+	o.MinBackoff = cmp.Or(o.MinBackoff, DefaultMinBackoff)
+	o.MaxBackoff = cmp.Or(o.MaxBackoff, DefaultMaxBackoff)
+	if o.Notify == nil {
+		o.Notify = func(string) {}
+	}
+	return &Queue{
+		fetcher: f, store: s, options: o, wake: make(chan struct{}, 1),
+		owners: map[string]*owner{}, flights: map[identity]*flight{}, perHost: map[string]int{},
+	}
+}
+
+// Want declares everything that an owner wants, and says what is known of it,
+// in the order of items. New items, and those whose request differs in
+// anything, credentials included, are queued at once; those that are gone are cancelled and
+// forgotten; the others keep their state, but are queued again if the store has
+// lost their module. Of several items with one key the first counts. interval
+// is the pause between attempts where the other side has to change something; 0 is DefaultInterval.
+func (q *Queue) Want(name string, interval time.Duration, items []Item) []Result {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	o := q.owners[name]
+	if o == nil {
+		o = &owner{name: name, items: map[catalog.Key]*item{}}
+		q.owners[name] = o
+	}
+	o.interval = cmp.Or(max(interval, 0), DefaultInterval)
+	now := time.Now()
+
+	declared := make(map[catalog.Key]*item, len(items))
+	results := make([]Result, 0, len(items))
+	var identify identifier
+	for _, wanted := range items {
+		it := declared[wanted.Key]
+		if it == nil {
+			it = o.items[wanted.Key]
+			if id := identify.of(wanted.Request); it == nil || it.id != id {
+				q.cancel(it)
+				it = q.newItem(o, wanted, id)
+			}
+			declared[wanted.Key] = it
+			it.recorded = wanted.Recorded
+			it.limitPause(now)
+			q.recheck(it)
+		}
+		results = append(results, it.result(wanted.Key))
+	}
+	for key, it := range o.items {
+		if declared[key] != it {
+			q.cancel(it)
+		}
+	}
+	o.items = declared
+	q.poke()
+	return results
+}
+
+// Forget cancels and forgets everything that an owner wanted.
+func (q *Queue) Forget(name string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if o := q.owners[name]; o != nil {
+		for _, it := range o.items {
+			q.cancel(it)
+		}
+		delete(q.owners, name)
+	}
+	q.poke()
+}
+
+// Missing says that somebody asked for a module that the store does not have.
+// Items that had it are queued to fetch it again. known says whether there are any.
+func (q *Queue) Missing(sha256 string) (known bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for it := range q.having(sha256) {
+		known = true
+		q.recheck(it)
+	}
+	q.poke()
+	return known
+}
+
+// Lost says whether a module is gone for good as far as one can see: the store
+// does not have it, and every item that had it was tried again, and failed
+// with something that does not go away by itself.
+func (q *Queue) Lost(sha256 string) bool {
+	if _, there := q.store.Stat(sha256); there {
+		return false
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	lost := false
+	for it := range q.having(sha256) {
+		lasting := it.state == Failed && (it.err.Class == failure.Upstream || it.err.Class == failure.Spec)
+		if !lasting {
+			return false
+		}
+		lost = true
+	}
+	return lost
+}
+
+// having gives the items whose module has this hash.
+func (q *Queue) having(sha256 string) map[*item]struct{} {
+	found := map[*item]struct{}{}
+	for _, o := range q.owners {
+		for _, it := range o.items {
+			if sha256 != "" && slices.Contains([]string{it.artifact.SHA256, it.recorded}, sha256) {
+				found[it] = struct{}{}
+			}
+		}
+	}
+	return found
+}
+
+// poke lets Run look what is due.
+func (q *Queue) poke() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}

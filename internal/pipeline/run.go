@@ -1,0 +1,165 @@
+package pipeline
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/higress-group/plugin-server-operator/internal/failure"
+	"github.com/higress-group/plugin-server-operator/internal/fetch"
+	"github.com/higress-group/plugin-server-operator/internal/store"
+)
+
+// flight is one fetch, for all items with the same request.
+type flight struct {
+	id      identity
+	request fetch.Request
+	host    string
+	owner   *owner // that it was started for
+	items   map[*item]struct{}
+	cancel  context.CancelFunc // nil while it waits for a worker
+}
+
+// Run fetches until ctx is done. It returns when all its goroutines have ended.
+// It must be called once.
+func (q *Queue) Run(ctx context.Context) error {
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-q.wake:
+		case <-timer.C:
+		}
+		next := q.start(ctx, &workers)
+		if !next.IsZero() {
+			timer.Reset(time.Until(next))
+		}
+	}
+}
+
+// start starts what is due and has a place. It says when the next item becomes due.
+func (q *Queue) start(ctx context.Context, workers *sync.WaitGroup) (next time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	for _, o := range q.owners {
+		for _, it := range o.items {
+			switch {
+			case it.due.IsZero():
+			case !it.due.After(now):
+				q.enqueue(it)
+			case next.IsZero() || it.due.Before(next):
+				next = it.due
+			}
+		}
+	}
+	for f := q.pick(); f != nil; f = q.pick() {
+		flightCtx, cancel := context.WithCancel(ctx)
+		f.cancel = cancel
+		q.running++
+		q.perHost[f.host]++
+		f.owner.running++
+		workers.Go(func() {
+			defer cancel()
+			artifact, err := q.fetcher.Fetch(flightCtx, f.request)
+			q.land(ctx, f, artifact, err)
+		})
+	}
+	return next
+}
+
+// enqueue lets an item join the flight for its request, or wait for a worker with a new one.
+func (q *Queue) enqueue(it *item) {
+	it.due = time.Time{}
+	id, request := it.attempt()
+	f := q.flights[id]
+	if f == nil {
+		f = &flight{id: id, request: request, host: it.host, owner: it.owner, items: map[*item]struct{}{}}
+		q.flights[id] = f
+		q.waiting = append(q.waiting, f)
+	}
+	f.items[it] = struct{}{}
+	it.flight = f
+}
+
+// pick takes the next flight that may start: of those whose host has a place,
+// one of the owner that has the fewest running, so that a large source does not
+// hold up a small one; the longest waiting of these.
+func (q *Queue) pick() *flight {
+	if q.running >= q.options.Workers {
+		return nil
+	}
+	best := -1
+	for i, f := range q.waiting {
+		if q.perHost[f.host] < q.options.PerHost && (best < 0 || f.owner.running < q.waiting[best].owner.running) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return nil
+	}
+	f := q.waiting[best]
+	q.waiting = slices.Delete(q.waiting, best, best+1)
+	return f
+}
+
+// land hands the result of a flight to its items and tells their owners.
+func (q *Queue) land(ctx context.Context, f *flight, artifact store.Artifact, err error) {
+	for _, owner := range q.settle(ctx, f, artifact, err) {
+		q.options.Notify(owner)
+	}
+	q.poke()
+}
+
+// settle does what land does under the lock, and gives the owners to tell.
+func (q *Queue) settle(ctx context.Context, f *flight, artifact store.Artifact, err error) (owners []string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.running--
+	if q.perHost[f.host]--; q.perHost[f.host] == 0 {
+		delete(q.perHost, f.host)
+	}
+	f.owner.running--
+	if q.flights[f.id] == f {
+		delete(q.flights, f.id)
+	}
+	if ctx.Err() != nil {
+		return nil // the end of the program says nothing about the registry
+	}
+	for it := range f.items {
+		it.flight = nil
+		if err != nil {
+			it.fail(failure.Of(err), q.options)
+		} else {
+			it.succeed(artifact)
+		}
+		owners = append(owners, it.owner.name)
+	}
+	slices.Sort(owners)
+	return slices.Compact(owners)
+}
+
+// cancel takes an item, which may be nil, out of its flight. A flight that nobody waits for is given up.
+func (q *Queue) cancel(it *item) {
+	if it == nil || it.flight == nil {
+		return
+	}
+	f := it.flight
+	it.flight = nil
+	delete(f.items, it)
+	if len(f.items) > 0 {
+		return
+	}
+	// Whoever wants the same from now on gets a flight that is not given up.
+	delete(q.flights, f.id)
+	if f.cancel == nil {
+		q.waiting = slices.DeleteFunc(q.waiting, func(w *flight) bool { return w == f })
+		return
+	}
+	f.cancel()
+}

@@ -1,0 +1,164 @@
+package publish
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/higress-group/plugin-server-operator/internal/catalog"
+)
+
+// build makes one generation.
+type build struct {
+	volume     *Volume
+	generation *Generation
+	served     served
+
+	oldID string                        // of the present generation, if any
+	old   map[catalog.Key]catalog.Entry // what that one serves
+
+	folder string
+}
+
+// cost is what the generation takes at most, in bytes, apart from the modules.
+func (b *build) cost() int64 {
+	names := map[string]bool{}
+	var metadata int64
+	for _, e := range b.generation.Entries {
+		names[e.Name] = true
+		if !b.known(e) {
+			metadata++
+		}
+	}
+	folders := int64(len(names) + len(b.generation.Entries) + 2)
+	return block*(folders+metadata+1) + catalog.MaxEncoded/8
+}
+
+// known says whether the present generation has the same metadata.
+func (b *build) known(e catalog.Entry) bool {
+	old, ok := b.old[e.Key()]
+	old.RetainedUntil, e.RetainedUntil = "", "" // no part of the metadata
+	return ok && old == e
+}
+
+func (b *build) run(ctx context.Context) (err error) {
+	if b.folder, err = os.MkdirTemp(b.volume.tmp, "gen-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.folder) // nothing is there any more once it is renamed
+	if err := b.fill(ctx); err != nil {
+		return err
+	}
+	id := b.generation.Revision + "-" + strings.ToLower(rand.Text()[:8])
+	if err := os.Rename(b.folder, generationPath(b.volume.dir, id)); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Join(b.volume.dir, generationsDir)); err != nil {
+		return err
+	}
+	if err := b.volume.swap(b.oldID, id); err != nil {
+		return err
+	}
+	b.generation.ID = id
+	return nil
+}
+
+func (b *build) fill(ctx context.Context) error {
+	encoded, err := b.generation.Catalog.Encode()
+	if err != nil {
+		return err
+	}
+	otherwise, err := json.Marshal(b.served)
+	if err != nil {
+		return err
+	}
+	plugins := filepath.Join(b.folder, linkName)
+	if err := errors.Join(
+		os.Chmod(b.folder, 0o755),
+		writeFile(filepath.Join(b.folder, catalogFile), encoded),
+		writeFile(filepath.Join(b.folder, servedFile), otherwise),
+		os.Mkdir(plugins, 0o755),
+	); err != nil {
+		return err
+	}
+	last := ""
+	for _, e := range b.generation.Entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		folder := filepath.Join(plugins, e.Name)
+		if e.Name != last { // the entries are in order
+			if err := os.Mkdir(folder, 0o755); err != nil {
+				return err
+			}
+		}
+		if err := b.add(e, filepath.Join(folder, e.Version)); err != nil {
+			return err
+		}
+		if last != "" && last != e.Name {
+			if err := syncDir(filepath.Join(plugins, last)); err != nil {
+				return err
+			}
+		}
+		last = e.Name
+	}
+	if last != "" {
+		if err := syncDir(filepath.Join(plugins, last)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(syncDir(plugins), syncDir(b.folder))
+}
+
+// add puts one entry into the generation.
+func (b *build) add(e catalog.Entry, folder string) error {
+	blob := blobPath(b.volume.dir, e.SHA256)
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		return err
+	}
+	if err := errors.Join(
+		link(blob, filepath.Join(folder, moduleFile)),
+		link(blob+gzipSuffix, filepath.Join(folder, gzipFile)),
+		b.addMetadata(e, filepath.Join(folder, metadataFile)),
+	); err != nil {
+		return err
+	}
+	return syncDir(folder)
+}
+
+func (b *build) addMetadata(e catalog.Entry, path string) error {
+	if b.known(e) {
+		old := filepath.Join(generationPath(b.volume.dir, b.oldID), linkName, e.Name, e.Version, metadataFile)
+		if err := os.Link(old, path); err == nil {
+			return nil
+		}
+	}
+	return writeFile(path, Metadata(e))
+}
+
+// link makes a hard link, or a symbolic one where a module has as many names
+// as the file system allows (ext4: 65,000).
+func link(blob, path string) error {
+	err := os.Link(blob, path)
+	if !errors.Is(err, syscall.EMLINK) {
+		return err
+	}
+	// Five up from .gen/<id>/plugins/<name>/<version>.
+	return os.Symlink(filepath.Join("..", "..", "..", "..", "..", blobsDir, filepath.Base(blob)), path)
+}
+
+// writeFile writes a new read-only file and makes it durable.
+func writeFile(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fs.FileMode(0o444))
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Chmod(0o444), f.Sync(), f.Close())
+}

@@ -1,0 +1,148 @@
+package serve
+
+import (
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/higress-group/plugin-server-operator/internal/catalog"
+)
+
+const (
+	// piece is how much of a body is sent under one deadline, and pieceWithin that
+	// deadline: a client slower than 4 KiB a second is let go.
+	piece       = 256 << 10
+	pieceWithin = time.Minute
+	// maxLogged is how much of what a client says stands in the log, in bytes.
+	maxLogged = 256
+)
+
+// metrics of the server. Names and versions stand in them only where the
+// catalog declares them: clients cannot make more.
+type metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	bytes    *prometheus.CounterVec
+	held     *prometheus.CounterVec
+	unknown  prometheus.Counter
+}
+
+func newMetrics(v *volume) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "plugin_server_requests_total", Help: "Answered requests by plugin, version and status code.",
+		}, []string{"plugin", "version", "code"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "plugin_server_sent_bytes_total", Help: "Sent bodies by plugin and version.",
+		}, []string{"plugin", "version"}),
+		held: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "plugin_server_held_requests_total", Help: "Requests that were held, by how they ended.",
+		}, []string{"end"}),
+		unknown: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "plugin_server_unknown_plugins_total", Help: "Requests for plugins that no source declares.",
+		}),
+	}
+	m.registry.MustRegister(m.requests, m.bytes, m.held, m.unknown, collectors.NewGoCollector(),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "plugin_server_generation_age_seconds", Help: "Time since the served generation was taken up.",
+		}, func() float64 { return time.Since(v.current().since).Seconds() }))
+	return m
+}
+
+// forget drops what was counted of a version, so that versions that come and
+// go do not add up.
+func (m *metrics) forget(key catalog.Key) {
+	of := prometheus.Labels{"plugin": key.Name, "version": key.Version}
+	m.requests.DeletePartialMatch(of)
+	m.bytes.DeletePartialMatch(of)
+}
+
+// record writes one line and counts for each request.
+func record(next http.Handler, v *volume, m *metrics, logger *slog.Logger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		rec := &recorder{ResponseWriter: w, control: http.NewResponseController(w), status: http.StatusOK}
+		rec.extend()
+		next.ServeHTTP(rec, r)
+		plugin, version := labels(v.current(), r.URL.Path)
+		m.requests.WithLabelValues(plugin, version, strconv.Itoa(rec.status)).Inc()
+		m.bytes.WithLabelValues(plugin, version).Add(float64(rec.sent))
+		logger.Info("request", "method", r.Method, "path", bounded(r.URL.Path), "status", rec.status, "bytes", rec.sent,
+			"duration", time.Since(began).Round(time.Microsecond).String(), "remote", r.RemoteAddr, "agent", bounded(r.UserAgent()))
+	})
+}
+
+// bounded keeps a client from filling the log. Control characters are the
+// business of the log's encoding.
+func bounded(s string) string {
+	if len(s) <= maxLogged {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxLogged], "") + "…"
+}
+
+// labels gives the plugin of a path if the catalog declares it.
+func labels(now *view, path string) (plugin, version string) {
+	parts := strings.Split(path, "/")
+	if len(parts) == 5 && parts[1] == "plugins" {
+		if key := (catalog.Key{Name: parts[2], Version: parts[3]}); now.declared[key] {
+			return key.Name, key.Version
+		}
+	}
+	return "other", "other"
+}
+
+// recorder notes what was answered. It passes files on as files, so that the
+// kernel can copy them.
+type recorder struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	status  int
+	sent    int64
+}
+
+// Unwrap is for http.ResponseController.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *recorder) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *recorder) Write(p []byte) (int, error) {
+	w.extend()
+	n, err := w.ResponseWriter.Write(p)
+	w.sent += int64(n)
+	return n, err
+}
+
+// ReadFrom sends a body piece by piece, each with a deadline of its own: a slow
+// client may take as long as it needs, one that stopped is let go.
+func (w *recorder) ReadFrom(src io.Reader) (int64, error) {
+	limited, isLimited := src.(*io.LimitedReader)
+	if !isLimited {
+		limited = &io.LimitedReader{R: src, N: 1<<63 - 1}
+	}
+	var sent int64
+	for limited.N > 0 {
+		w.extend()
+		next := &io.LimitedReader{R: limited.R, N: min(limited.N, piece)}
+		n, err := io.Copy(w.ResponseWriter, next)
+		sent, w.sent, limited.N = sent+n, w.sent+n, limited.N-n
+		if err != nil || next.N > 0 {
+			return sent, err
+		}
+	}
+	return sent, nil
+}
+
+// extend gives the client time for the next piece. Where that is not possible
+// (a test's recorder) there is no deadline.
+func (w *recorder) extend() { _ = w.control.SetWriteDeadline(time.Now().Add(pieceWithin)) }
