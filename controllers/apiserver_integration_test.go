@@ -193,9 +193,10 @@ func TestRelease(t *testing.T) {
 func (w *world) gone(object client.Object) {
 	w.t.Helper()
 	w.eventually(object.GetName()+" is gone", func(ctx context.Context) error {
-		if err := w.admin.Get(ctx, client.ObjectKeyFromObject(object), object); client.IgnoreNotFound(err) != nil || err == nil {
-			return fmt.Errorf("it is there: %v, finalizers %v", err, object.GetFinalizers())
+		err := w.admin.Get(ctx, client.ObjectKeyFromObject(object), object)
+		if err == nil {
+			return fmt.Errorf("it is there, with finalizers %v", object.GetFinalizers())
 		}
-		return nil
+		return client.IgnoreNotFound(err)
 	})
 }

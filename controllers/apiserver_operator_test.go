@@ -30,6 +30,7 @@ import (
 // the generated Roles.
 type operator struct {
 	wakes *controllers.Wakes
+	url   string // of the handout
 	calls *calls
 	end   func()
 }
@@ -79,7 +80,8 @@ func (w *world) start() *operator {
 		},
 	})
 	endpoint := httptest.NewServer(artifacts)
-	w.replicas.follow(endpoint.URL)
+	o.url = endpoint.URL
+	w.replicas.follow(o.url)
 
 	asOperator := rest.CopyConfig(w.config)
 	asOperator.Wrap(func(next http.RoundTripper) http.RoundTripper {

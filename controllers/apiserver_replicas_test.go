@@ -63,17 +63,6 @@ func (r *replicas) has(sha256 string) bool {
 	return r.modules[sha256] != nil
 }
 
-// lose empties the volumes, as if every pod were new.
-func (r *replicas) lose() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.modules = map[string][]byte{}
-	for pod, state := range r.states {
-		state.Revision = ""
-		r.states[pod] = state
-	}
-}
-
 // rollOut waits for the Deployment of a server, and makes its pods and its
 // status as a cluster would.
 func (r *replicas) rollOut(server client.Object) {
@@ -205,7 +194,7 @@ func ask(ctx context.Context, address string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer response.Body.Close() //nolint:errcheck // only read
+	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		return nil, errors.New(response.Status)
 	}

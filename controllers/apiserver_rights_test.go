@@ -3,7 +3,9 @@
 package controllers_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"testing"
 
@@ -100,11 +102,10 @@ func TestRestart(t *testing.T) {
 
 	moved := w.push("p", "1", module("p, moved"))
 	w.storeDir = t.TempDir()
-	// A pod that is new has to get the module from the new operator.
-	w.replicas.lose()
-	w.start()
-	w.eventually("the new operator has fetched the module by its digest", func(context.Context) error {
-		return wrong(!w.replicas.has(before.Entries[0].SHA256))
+	o = w.start()
+	w.eventually("the new operator has fetched the module by its digest", func(ctx context.Context) error {
+		got, err := ask(ctx, o.url+"/blobs/sha256/"+before.Entries[0].SHA256, 1<<20)
+		return errors.Join(err, wrong(err == nil && !bytes.Equal(got, module("p"))))
 	})
 	w.settled(source, server)
 	after, err := w.catalog(t.Context(), name)
@@ -127,4 +128,26 @@ func TestRestart(t *testing.T) {
 	if made := get[appsv1.Deployment](w, "higress-console").Generation; made != 2 {
 		t.Errorf("the Console was changed %d times, want once", made-1)
 	}
+}
+
+// TestRestartBetweenWrites has an operator that ended after it wrote the
+// server's status, and before it wrote the source's.
+func TestRestartBetweenWrites(t *testing.T) {
+	w := newWorld(t, 0)
+	o := w.start()
+	server := w.serving(name, nil)
+	source := &v1alpha1.PluginSource{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "own"}}
+	w.awaitCondition(source, "Ready", yes, "Succeeded")
+	o.end()
+	before := source.DeepCopy()
+	for i := range source.Status.Conditions {
+		if c := &source.Status.Conditions[i]; c.Type == "Ready" || c.Type == "Served" {
+			c.Status, c.Reason = no, "ReplicasCatchingUp"
+		}
+	}
+	if err := w.admin.Status().Patch(t.Context(), source, client.MergeFrom(before)); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	w.settled(source, server)
 }

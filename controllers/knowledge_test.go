@@ -234,7 +234,7 @@ func TestKnowledgeConcurrently(t *testing.T) {
 				k.wrote(serverName, "uid", c)
 				k.observed(serverName, "uid", []serve.State{{Revision: c.Revision()}, {Revision: c.Revision()}})
 				served, _ := k.Served(serverName)
-				for range served { //nolint:revive // reading is the point
+				for range served {
 				}
 				k.Polled(serverName, fmt.Sprint(i), fmt.Sprint(n))
 				k.Named("x")

@@ -57,7 +57,7 @@ type Catalogs interface {
 	DropCatalog(server string)
 }
 
-// PluginServerReconciler brings PluginServers into being.
+// The rights, in each namespace of servers.
 //
 // +kubebuilder:rbac:groups=plugins.higress.io,namespace=higress-system,roleName=plugin-server-operator-servers,resources=pluginservers,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=plugins.higress.io,namespace=higress-system,roleName=plugin-server-operator-servers,resources=pluginservers/status,verbs=patch
@@ -67,6 +67,8 @@ type Catalogs interface {
 // +kubebuilder:rbac:groups=policy,namespace=higress-system,roleName=plugin-server-operator-servers,resources=poddisruptionbudgets,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups=networking.k8s.io,namespace=higress-system,roleName=plugin-server-operator-servers,resources=networkpolicies,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups="",namespace=higress-system,roleName=plugin-server-operator-servers,resources=pods,verbs=get;list;watch
+
+// PluginServerReconciler brings PluginServers into being.
 type PluginServerReconciler struct {
 	Client     client.Client
 	Recorder   events.EventRecorder

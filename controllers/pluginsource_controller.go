@@ -37,12 +37,14 @@ type Queue interface {
 	Forget(owner string)
 }
 
-// PluginSourceReconciler fetches what PluginSources declare, and reports it.
+// The rights, in each namespace of servers.
 //
 // +kubebuilder:rbac:groups=plugins.higress.io,namespace=higress-system,roleName=plugin-server-operator-servers,resources=pluginsources,verbs=get;list;watch
 // +kubebuilder:rbac:groups=plugins.higress.io,namespace=higress-system,roleName=plugin-server-operator-servers,resources=pluginsources/status,verbs=patch
 // +kubebuilder:rbac:groups="",namespace=higress-system,roleName=plugin-server-operator-servers,resources=secrets,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,namespace=higress-system,roleName=plugin-server-operator-servers,resources=events,verbs=create;patch
+
+// PluginSourceReconciler fetches what PluginSources declare, and reports it.
 type PluginSourceReconciler struct {
 	Client   client.Client
 	Live     client.Reader // Secrets are read one by one, never listed, watched or cached

@@ -141,7 +141,7 @@ func leafOwners(entries []metav1.ManagedFieldsEntry, target Target) []string {
 			continue
 		}
 		var set fieldpath.Set
-		if err := set.FromJSON(bytes.NewReader(entry.FieldsV1.Raw)); err == nil && set.Has(leaf) {
+		if err := set.FromJSON(bytes.NewReader(entry.FieldsV1.GetRawBytes())); err == nil && set.Has(leaf) {
 			owners = append(owners, entry.Manager)
 		}
 	}

@@ -47,15 +47,11 @@ func newParts() (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	base := os.Getenv("XDG_CACHE_HOME")
-	if base == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return nil, fmt.Errorf("find the cache folder: %w: set XDG_CACHE_HOME", err)
-		}
-		base = filepath.Join(home, ".cache")
+	cache, err := cacheFolder()
+	if err != nil {
+		return nil, err
 	}
-	p := &parts{source: source, cache: filepath.Join(base, "plugin-server-operator"), dirs: map[string]string{}}
+	p := &parts{source: source, cache: cache, dirs: map[string]string{}}
 	if p.all, err = p.list(); err != nil {
 		return nil, err
 	}
@@ -67,6 +63,19 @@ func newParts() (*parts, error) {
 		p.dirs[part.name] = filepath.Join(p.cache, part.name+"-"+part.version+"-"+key)
 	}
 	return p, nil
+}
+
+// cacheFolder is where built parts are kept.
+func cacheFolder() (string, error) {
+	base := os.Getenv("XDG_CACHE_HOME")
+	if base == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", fmt.Errorf("find the cache folder: %w: set XDG_CACHE_HOME", err)
+		}
+		base = filepath.Join(home, ".cache")
+	}
+	return filepath.Join(base, "plugin-server-operator"), nil
 }
 
 // list describes the parts. The control plane's programs come first, because

@@ -44,11 +44,15 @@ func missingPackages() []string {
 }
 
 // lookSystem finds a program of the machine. Folders of administration are
-// often not in PATH.
+// often not in PATH; the cache is, in commands that run inside a cluster, and does not count.
 func lookSystem(name string) (string, error) {
+	cache, err := cacheFolder()
+	if err != nil {
+		return "", err
+	}
 	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/local/sbin", "/usr/sbin", "/sbin") {
 		file := filepath.Join(dir, name)
-		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+		if info, err := os.Stat(file); err == nil && !strings.HasPrefix(file, cache) && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			return file, nil
 		}
 	}

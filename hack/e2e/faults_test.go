@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,26 +38,33 @@ func TestSyncFaults(t *testing.T) {
 	}
 	stop := load(t, url(srv.Name, p), p.sha256, 4)
 
-	for round := range 20 {
+	everySync := func(what string, harm func(pid int) error) {
+		t.Helper()
+		old := map[int]bool{}
 		for name := range running {
-			pid := syncOf(t, srv.Name, name, nil)
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				t.Fatalf("round %d: kill sync of %s: %v", round, name, err)
-			}
-			syncOf(t, srv.Name, name, map[int]bool{pid: true})
+			old[syncOf(t, srv.Name, name, nil)] = true
 		}
+		for pid := range old {
+			if err := harm(pid); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+		for name := range running {
+			syncOf(t, srv.Name, name, old)
+		}
+	}
+	for range 20 {
+		everySync("kill", func(pid int) error { return syscall.Kill(pid, syscall.SIGKILL) })
 	}
 	t.Log("killed each sync twenty times")
 
-	// Out of memory: its limit is lowered below what it has, so that the next
-	// allocation kills it.
-	for name := range running {
-		pid := syncOf(t, srv.Name, name, nil)
-		if _, err := run(t.Context(), "prlimit", "--pid", strconv.Itoa(pid), "--data=1048576:1048576"); err != nil {
-			t.Fatal(err)
-		}
-		syncOf(t, srv.Name, name, map[int]bool{pid: true})
-	}
+	// Out of memory: the limit is lowered below what it has, so that the next
+	// allocation kills it. Its own user may do that without further rights.
+	everySync("run out of memory", func(pid int) error {
+		_, err := run(t.Context(), "setpriv", "--reuid=65532", "--regid=65532", "--clear-groups",
+			"prlimit", "--pid", strconv.Itoa(pid), "--data=1048576:1048576")
+		return err
+	})
 	t.Log("each sync ran out of memory")
 
 	unreadableCatalog(t, srv)
@@ -92,11 +100,13 @@ func unreadableCatalog(t *testing.T, srv *v1alpha1.PluginServer) {
 		t.Fatal(err)
 	}
 	// A change of a pod's annotations makes the kubelet refresh its ConfigMaps now.
-	for name, pod := range pods(t, srv.Name) {
+	for _, pod := range pods(t, srv.Name) {
 		patch := client.RawPatch(client.Merge.Type(), []byte(`{"metadata":{"annotations":{"test/refresh":"now"}}}`))
 		if err := env.client.Patch(t.Context(), &pod, patch); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for name, pod := range pods(t, srv.Name) {
 		eventually(t, 2*time.Minute, "sync of "+name+" reads the unreadable catalog", func() error {
 			state := get(t, "http://"+pod.Status.PodIP+":8081/state")
 			if !strings.Contains(state.Text, `"syncError":"`) {
@@ -133,7 +143,7 @@ func operatorPods(t *testing.T) []corev1.Pod {
 	if err := env.client.List(t.Context(), &list, client.InNamespace(namespace), client.MatchingLabels{"app.kubernetes.io/name": release}); err != nil {
 		t.Fatal(err)
 	}
-	return list.Items
+	return slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !p.DeletionTimestamp.IsZero() })
 }
 
 // syncOf waits for the process of a pod's sync that is none of the old ones.

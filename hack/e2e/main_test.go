@@ -37,6 +37,8 @@ var env struct {
 	config *rest.Config
 	client client.Client
 	image  string
+	// before are the objects that were there before the operator.
+	before string
 }
 
 func TestMain(m *testing.M) {
@@ -86,7 +88,26 @@ func setUp(ctx context.Context) error {
 	if err := startClient(ctx); err != nil {
 		return err
 	}
+	if env.before, err = objects(ctx); err != nil {
+		return err
+	}
 	return install(ctx)
+}
+
+// objects lists what is in the namespace, without Higress's own.
+func objects(ctx context.Context) (string, error) {
+	kinds := "all,configmaps,secrets,serviceaccounts,networkpolicies,poddisruptionbudgets,roles,rolebindings,leases,persistentvolumeclaims"
+	out, err := run(ctx, "kubectl", "-n", namespace, "get", kinds, "-o", "name")
+	if err != nil {
+		return "", err
+	}
+	var kept []string
+	for line := range strings.Lines(out) {
+		if !strings.Contains(line, "/higress-") {
+			kept = append(kept, line)
+		}
+	}
+	return strings.Join(kept, ""), nil
 }
 
 // install installs the operator with its chart, and waits for it.

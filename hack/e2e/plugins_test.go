@@ -25,6 +25,7 @@ type plugin struct {
 	file          string
 	sha256        string
 	size          int64
+	shape         string // in the registry, see hack/push
 	digest        string // of the manifest
 	url           string
 }
@@ -60,7 +61,7 @@ func pushAs(t *testing.T, p plugin, shape, reference string) plugin {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.digest, p.url = strings.TrimSpace(out), "oci://"+reference
+	p.shape, p.digest, p.url = shape, strings.TrimSpace(out), "oci://"+reference
 	return p
 }
 

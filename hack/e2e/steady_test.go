@@ -37,7 +37,12 @@ func TestSteadyState(t *testing.T) {
 		"--reuse-values", "--set", "resync=10s", "--wait"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { replaceOperator(t) })
+	eventually(t, time.Minute, "the old operator ends", func() error {
+		if n := len(operatorPods(t)); n != 1 {
+			return fmt.Errorf("%d pods", n)
+		}
+		return nil
+	})
 
 	// What the new operator finds out anew comes to rest first.
 	eventually(t, time.Minute, "the operator comes to rest", func() error {

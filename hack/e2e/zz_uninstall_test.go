@@ -3,7 +3,7 @@
 package e2e
 
 import (
-	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -17,15 +17,6 @@ import (
 // and the controller, and looks at what is left. It is the last test: the file
 // names order them.
 func TestUninstall(t *testing.T) {
-	kinds := "all,configmaps,secrets,serviceaccounts,networkpolicies,poddisruptionbudgets,roles,rolebindings,leases,pluginservers,pluginsources"
-	objects := func() string {
-		out, err := run(t.Context(), "kubectl", "-n", namespace, "get", kinds, "-o", "name",
-			"--ignore-not-found", "-l", "app.kubernetes.io/managed-by")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
-	}
 	src, srv := source("last", push(t, "my-auth", "1.0.0", "raw"), push(t, "mcp-server", "1.0.0", "docker")), server("last")
 	create(t, src)
 	create(t, srv)
@@ -48,10 +39,11 @@ func TestUninstall(t *testing.T) {
 	remove(t, srv) // no finalizer holds it: nobody is there to take it off
 	remove(t, src)
 	eventually(t, time.Minute, "nothing is left", func() error {
-		if left := strings.TrimSpace(objects()); left != "" {
-			return errors.New(left)
+		left, err := objects(t.Context())
+		if err == nil && left != env.before {
+			return fmt.Errorf("before the install there were\n%s\nnow there are\n%s", env.before, left)
 		}
-		return nil
+		return err
 	})
 	out, err := run(t.Context(), "kubectl", "get", "validatingadmissionpolicies,validatingadmissionpolicybindings,clusterroles,clusterrolebindings", "-o", "name")
 	if err != nil {

@@ -24,6 +24,10 @@ const (
 	revisionHead  = "X-Catalog-Revision"
 )
 
+// keepAlive notices within 11 s that the operator's pod went away without a word,
+// as it does with its node: a poll would wait for it for ever.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}
+
 // errStalled says that a body stopped arriving.
 var errStalled = fmt.Errorf("nothing arrived for %s", stallTimeout)
 
@@ -48,7 +52,7 @@ func NewOperator(address, server, pod string) (*Operator, error) {
 	if !ok || namespace == "" || name == "" || strings.ContainsAny(name, "/?#") {
 		return nil, fmt.Errorf("%q is not a PluginServer: NAMESPACE/NAME is expected", server)
 	}
-	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}
+	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAliveConfig: keepAlive, Control: giveUpUnacknowledged}
 	return &Operator{
 		url: u.Scheme + "://" + u.Host, server: server, pod: pod,
 		client: &http.Client{

@@ -98,6 +98,9 @@ func (s *Server) Run(ctx context.Context, plugins, ops net.Listener) error {
 	defer stop()
 
 	servers := []*http.Server{newHTTPServer(s.Handler()), newHTTPServer(s.OpsHandler())}
+	// Once nobody is accepted any more, and not before: who comes until then is
+	// held like everybody.
+	servers[0].RegisterOnShutdown(func() { close(s.draining) })
 	ended := make(chan error, len(servers))
 	for i, listener := range []net.Listener{plugins, ops} {
 		background.Go(func() { ended <- servers[i].Serve(listener) })
@@ -109,7 +112,6 @@ func (s *Server) Run(ctx context.Context, plugins, ops net.Listener) error {
 		s.options.Logger.Info("ending: still accepting for a while", "delay", s.options.DrainDelay.String())
 		time.Sleep(s.options.DrainDelay)
 	}
-	close(s.draining)
 	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.options.Grace)
 	defer cancel()
 	for _, server := range servers {

@@ -20,7 +20,7 @@ const (
 	// minPause and maxPause bound the pause before the child is started again; it
 	// doubles with each short life.
 	minPause = 100 * time.Millisecond
-	maxPause = 10 * time.Second
+	maxPause = 3 * time.Second
 	// longLife is the life after which a child counts as healthy.
 	longLife = time.Minute
 	// grace is how long the child may take to end when it is told to.
