@@ -39,6 +39,8 @@ type serverKnowledge struct {
 	served   map[catalog.Key]string
 	// asked: the pods have been asked at least once since the operator started.
 	asked bool
+	// incomplete: some pod lacked something of what its catalog names.
+	incomplete bool
 	// polled is the revision that each pod last said it serves.
 	polled map[string]string
 }
@@ -99,7 +101,9 @@ func (k *Knowledge) observed(server types.NamespacedName, uid types.UID, states 
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	known := k.of(server, uid)
+	known.incomplete = false
 	for i, state := range states {
+		known.incomplete = known.incomplete || len(state.Missing) > 0
 		pod := known.servedBy(state)
 		if i == 0 {
 			served = pod
@@ -148,12 +152,13 @@ func (k *Knowledge) Served(server types.NamespacedName) (served map[catalog.Key]
 	return nil, false
 }
 
-// Polled notes the revision that a pod says it serves, and whether that is news.
+// Polled notes the revision that a pod says it serves, and whether that may be
+// news: another revision, or modules that it lacked before.
 func (k *Knowledge) Polled(server types.NamespacedName, pod, revision string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	known := k.servers[server]
-	if known == nil || known.polled[pod] == revision {
+	if known == nil || (known.polled[pod] == revision && !known.incomplete) {
 		return false
 	}
 	if len(known.polled) >= 1000 { // whoever asks can invent names

@@ -149,8 +149,10 @@ func resolvedCondition(o observedSource, status v1alpha1.PluginSourceStatus) met
 			resolved++
 		}
 	}
-	c.Message = fmt.Sprintf("%d of %s have a digest", resolved, count(len(status.Plugins)))
+	c.Message = fmt.Sprintf("the digests of %d of %s are known", resolved, count(len(status.Plugins)))
 	switch {
+	case o.accessFailure != nil:
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, string(o.accessFailure.Reason), o.accessFailure.Message
 	case len(o.plugins) == 0:
 		c.Reason = v1alpha1.ReasonNothingDeclared
 	case resolved < len(status.Plugins) && status.Failed > 0:

@@ -94,6 +94,9 @@ func (o *options) validate() error {
 	if o.settings.Namespace == "" {
 		return errors.New("--namespace is needed (or the environment variable POD_NAMESPACE)")
 	}
+	if o.resync <= 0 || o.maxFetches <= 0 {
+		return errors.New("--resync and --max-concurrent-fetches have to be more than 0")
+	}
 	for _, target := range []types.NamespacedName{o.settings.Console.Deployment, o.settings.Controller.Deployment} {
 		if target.Name == "" || target.Namespace == "" {
 			return errors.New("--higress-namespace, --console-deployment and --controller-deployment must not be empty")
@@ -107,7 +110,9 @@ func (o *options) readBudget(budget string) error {
 	if err != nil {
 		return fmt.Errorf("--store-budget %q: %w", budget, err)
 	}
-	o.storeBudget = quantity.Value()
+	if o.storeBudget = quantity.Value(); o.storeBudget <= 0 {
+		return fmt.Errorf("--store-budget is %s: it has to be more than 0", budget)
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"flag"
@@ -28,6 +29,8 @@ import (
 const (
 	localHold = 2 * time.Second // nothing arrives later than at the start
 	localSlot = 8               // fetches at once
+	// maxMetadata is how much of a metadata.txt is read, in bytes.
+	maxMetadata = 64 << 10
 )
 
 // local is what is served without Kubernetes.
@@ -76,7 +79,7 @@ func serveLocal(ctx context.Context, args []string, logger *slog.Logger) error {
 	if err := l.publish(ctx, filepath.Join(*dataDir, "volume")); err != nil {
 		return err
 	}
-	logger.Info("serving", "plugins", len(l.entries), "url", "http://"+*listen+"/plugins/")
+	logger.Info("published", "plugins", len(l.entries))
 	return listenAndServe(ctx, serve.New(serve.Options{
 		DataDir: filepath.Join(*dataDir, "volume"), Hold: localHold, Grace: 10 * time.Second, Logger: logger,
 	}), *listen, *ops)
@@ -122,6 +125,10 @@ func (l *local) addSource(ctx context.Context, fetcher *fetch.Fetcher, source *v
 	var fetching sync.WaitGroup
 	slots := make(chan struct{}, localSlot)
 	for _, p := range declared.Plugins(source) {
+		if err := checkKey(p.Key); err != nil { // no API server has looked at it
+			l.logger.Error("a plugin cannot be served", "source", source.Name, "error", err)
+			continue
+		}
 		fetching.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
@@ -153,8 +160,8 @@ func (l *local) addFolder(ctx context.Context, folder string) error {
 }
 
 func (l *local) addModule(ctx context.Context, key catalog.Key, path string) error {
-	if !catalog.NamePattern.MatchString(key.Name) || !catalog.VersionPattern.MatchString(key.Version) {
-		return fmt.Errorf("%s is no name and version of a plugin", key)
+	if err := checkKey(key); err != nil {
+		return err
 	}
 	file, err := os.Open(path)
 	if err != nil {
@@ -165,8 +172,37 @@ func (l *local) addModule(ctx context.Context, key catalog.Key, path string) err
 	if err != nil {
 		return err
 	}
-	l.serve(key, store.Artifact{Blob: blob}, "file", "")
+	created, description := readMetadata(filepath.Join(filepath.Dir(path), "metadata.txt"))
+	l.serve(key, store.Artifact{Blob: blob, Created: created, Description: description}, "", "")
 	return nil
+}
+
+func checkKey(key catalog.Key) error {
+	if !catalog.NamePattern.MatchString(key.Name) || !catalog.VersionPattern.MatchString(key.Version) {
+		return fmt.Errorf("%q and %q are no name and version of a plugin: lower case letters, digits, '-', '_' and '.', beginning and ending with a letter or digit", key.Name, key.Version)
+	}
+	return nil
+}
+
+// readMetadata takes from an existing metadata.txt what the module itself does
+// not say.
+func readMetadata(path string) (created time.Time, description string) {
+	file, err := os.Open(path)
+	if err != nil {
+		return created, description
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(io.LimitReader(file, maxMetadata))
+	for lines.Scan() {
+		key, value, _ := strings.Cut(lines.Text(), ":")
+		switch value = strings.TrimSpace(value); strings.TrimSpace(key) {
+		case "created":
+			created, _ = time.Parse(time.RFC3339, value) // unknown if malformed
+		case "description":
+			description = value
+		}
+	}
+	return created, description
 }
 
 func (l *local) serve(key catalog.Key, a store.Artifact, source, description string) {

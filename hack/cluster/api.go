@@ -65,7 +65,8 @@ func (a *api) do(method, path string, body []byte, into any) error {
 	if err != nil {
 		return err
 	}
-	if response.StatusCode >= 300 && !(method == http.MethodPost && response.StatusCode == http.StatusConflict) {
+	exists := method == http.MethodPost && response.StatusCode == http.StatusConflict
+	if response.StatusCode >= 300 && !exists {
 		return fmt.Errorf("%s %s: %s: %.300s", method, path, response.Status, content)
 	}
 	if into == nil {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -100,7 +101,7 @@ func lockFile(name string) (unlock func(), err error) {
 			return nil, fmt.Errorf("open the lock: %w", err)
 		}
 		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
-		if err != nil && err != syscall.EINTR {
+		if err != nil && !errors.Is(err, syscall.EINTR) {
 			_ = f.Close()
 			return nil, fmt.Errorf("lock %s: %w", name, err)
 		}

@@ -16,7 +16,7 @@ func command(verb string, args []string) ([]string, error) {
 		args = args[1:]
 	}
 	if len(args) == 0 {
-		return nil, fmt.Errorf("%s: a command is missing: %s -- CMD...", verb, verb)
+		return nil, fmt.Errorf("%s: a command is missing: %s -- CMD", verb, verb)
 	}
 	return args, nil
 }

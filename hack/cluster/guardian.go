@@ -106,7 +106,7 @@ func (c *cluster) runCommand(args []string, signals chan os.Signal, pipe io.Writ
 		}
 	case s := <-signals:
 		cancel() // what was started by then is the guardian's
-		<-up
+		_ = <-up
 		return exitCode(128 + int(s.(syscall.Signal)))
 	}
 	cmd := exec.Command(c.path("exec"), args...)
@@ -141,7 +141,7 @@ func waitForCommand(cmd *exec.Cmd, done chan error, signals chan os.Signal) erro
 	case s := <-signals:
 		_ = syscall.Kill(-cmd.Process.Pid, s.(syscall.Signal))
 		select {
-		case <-done:
+		case _ = <-done:
 		case <-time.After(grace):
 		}
 		return exitCode(128 + int(s.(syscall.Signal)))

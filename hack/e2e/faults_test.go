@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/higress-group/plugin-server-operator/api/v1alpha1"
+	"github.com/higress-group/plugin-server-operator/internal/catalog"
 )
 
 // TestSyncFaults does to the sync of all replicas at once what can happen to
@@ -58,16 +59,7 @@ func TestSyncFaults(t *testing.T) {
 	}
 	t.Log("killed each sync twenty times")
 
-	// Out of memory: the limit is lowered below what it has, so that the next
-	// allocation kills it. Its own user may do that without further rights.
-	everySync("run out of memory", func(pid int) error {
-		_, err := run(t.Context(), "setpriv", "--reuid=65532", "--regid=65532", "--clear-groups",
-			"prlimit", "--pid", strconv.Itoa(pid), "--data=1048576:1048576")
-		return err
-	})
-	t.Log("each sync ran out of memory")
-
-	unreadableCatalog(t, srv)
+	hostileCatalogs(t, srv, everySync)
 
 	s := stop()
 	t.Logf("%d downloads meanwhile, the slowest took %.2f s", s.Requests, s.Slowest)
@@ -84,9 +76,9 @@ func TestSyncFaults(t *testing.T) {
 	eventually(t, 30*time.Second, "a plugin after all that", func() error { return onEveryReplica(t, srv.Name, next) })
 }
 
-// unreadableCatalog stops the operator, writes rubbish into the catalog and
-// makes each sync read it.
-func unreadableCatalog(t *testing.T, srv *v1alpha1.PluginServer) {
+// hostileCatalogs stops the operator and gives each sync first a catalog that
+// it cannot read, and then one that it has no memory for.
+func hostileCatalogs(t *testing.T, srv *v1alpha1.PluginServer, everySync func(what string, harm func(pid int) error)) {
 	t.Helper()
 	scaleOperator(t, 0)
 	defer scaleOperator(t, 1)
@@ -95,17 +87,25 @@ func unreadableCatalog(t *testing.T, srv *v1alpha1.PluginServer) {
 	if err := env.client.Get(t.Context(), key, &config); err != nil {
 		t.Fatal(err)
 	}
-	config.BinaryData["catalog.json.gz"] = []byte("rubbish")
-	if err := env.client.Update(t.Context(), &config); err != nil {
+	huge, err := catalog.Decode(config.BinaryData["catalog.json.gz"])
+	if err != nil {
 		t.Fatal(err)
 	}
-	// A change of a pod's annotations makes the kubelet refresh its ConfigMaps now.
-	for _, pod := range pods(t, srv.Name) {
-		patch := client.RawPatch(client.Merge.Type(), []byte(`{"metadata":{"annotations":{"test/refresh":"now"}}}`))
-		if err := env.client.Patch(t.Context(), &pod, patch); err != nil {
+	write := func(encoded []byte) {
+		config.BinaryData["catalog.json.gz"] = encoded
+		if err := env.client.Update(t.Context(), &config); err != nil {
 			t.Fatal(err)
 		}
+		// A change of a pod's annotations makes the kubelet refresh its ConfigMaps now.
+		for _, pod := range pods(t, srv.Name) {
+			annotation := fmt.Sprintf(`{"metadata":{"annotations":{"test/refresh":"%s"}}}`, config.ResourceVersion)
+			if err := env.client.Patch(t.Context(), &pod, client.RawPatch(client.Merge.Type(), []byte(annotation))); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
+
+	write([]byte("rubbish"))
 	for name, pod := range pods(t, srv.Name) {
 		eventually(t, 2*time.Minute, "sync of "+name+" reads the unreadable catalog", func() error {
 			state := get(t, "http://"+pod.Status.PodIP+":8081/state")
@@ -116,6 +116,26 @@ func unreadableCatalog(t *testing.T, srv *v1alpha1.PluginServer) {
 		})
 	}
 	t.Log("each sync met a catalog it cannot read")
+
+	huge.Sequence++
+	for i := range 3900 {
+		huge.Entries = append(huge.Entries, catalog.Entry{
+			Name: "huge", Version: strconv.Itoa(i), Description: strings.Repeat("x", 4000),
+		})
+	}
+	encoded, err := huge.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	everySync("run out of memory", func(pid int) error {
+		// From here on it may have no more memory than it has. Its own user may
+		// ask for that without further rights.
+		_, err := run(t.Context(), "setpriv", "--reuid=65532", "--regid=65532", "--clear-groups",
+			"prlimit", "--pid", strconv.Itoa(pid), "--data=1048576:1048576")
+		write(encoded)
+		return err
+	})
+	t.Log("each sync ran out of memory")
 }
 
 func scaleOperator(t *testing.T, replicas int) {
@@ -150,7 +170,7 @@ func operatorPods(t *testing.T) []corev1.Pod {
 func syncOf(t *testing.T, server, pod string, old map[int]bool) int {
 	t.Helper()
 	found := 0
-	eventually(t, 30*time.Second, "sync of "+pod+" runs", func() error {
+	eventually(t, 2*time.Minute, "another sync of "+pod+" runs", func() error {
 		for _, pid := range processes(t, func(cmdline, environ string) bool {
 			return strings.Contains(cmdline, "\x00sync\x00") && !strings.Contains(cmdline, "\x00--\x00") &&
 				strings.Contains(cmdline, "/"+server+"\x00") && strings.Contains(environ, "POD_NAME="+pod+"\x00")

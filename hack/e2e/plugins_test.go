@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -171,13 +170,4 @@ func eventually(t *testing.T, within time.Duration, what string, check func() er
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-}
-
-func absolute(t *testing.T, path string) string {
-	t.Helper()
-	full, err := filepath.Abs(filepath.Join(root, path))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return full
 }

@@ -12,14 +12,14 @@ import (
 type Class string
 
 const (
-	// Spec: only an edit of the object helps; it is not tried again.
+	// Spec means that only an edit of the object helps; it is not tried again.
 	Spec Class = "Spec"
-	// Upstream: the other side has to change something (401, 404, a wrong digest);
+	// Upstream means that the other side has to change something (401, 404, a wrong digest);
 	// it is looked at again at each interval.
 	Upstream Class = "Upstream"
-	// Waiting: something that is named is not there yet; it is looked for soon.
+	// Waiting means that something that is named is not there yet; it is looked for soon.
 	Waiting Class = "Waiting"
-	// Transient: a timeout, 429 or 5xx; tried again with growing pauses, for ever.
+	// Transient is a timeout, 429 or 5xx: it is tried again with growing pauses, for ever.
 	Transient Class = "Transient"
 )
 

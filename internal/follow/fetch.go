@@ -12,7 +12,7 @@ import (
 
 const (
 	// maxPause is the longest pause before something that failed is tried again.
-	maxPause = 15 * time.Second
+	maxPause = 5 * time.Second
 	// laterPause is the longest pause where the origin says that the module is on
 	// its way.
 	laterPause = 3 * time.Second
@@ -248,5 +248,5 @@ func backoff(failures int, first, most time.Duration) time.Duration {
 }
 
 func jittered(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64())) //nolint:gosec // jitter is no secret
 }

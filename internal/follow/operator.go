@@ -138,10 +138,12 @@ func cause(ctx context.Context, err error) error {
 	return err
 }
 
-// news is an answer to a poll. catalog is nil when there is nothing new.
+// news is an answer to a poll. catalog is nil when there is nothing new, or
+// nothing that can be used.
 type news struct {
 	revision string // as the operator calls it
 	catalog  *catalog.Catalog
+	unusable error
 }
 
 // poll asks for a catalog other than the known one, and tells what is served.
@@ -167,7 +169,7 @@ func (o *Operator) poll(ctx context.Context, known, served string) (news, error)
 	}
 	c, err := catalog.Decode(b)
 	if err != nil {
-		return news{}, explain(err, "the catalog of the operator cannot be used")
+		return news{unusable: explain(err, "the catalog of the operator cannot be used")}, nil
 	}
 	n := news{revision: response.Header.Get(revisionHead), catalog: c}
 	if !catalog.SHA256Pattern.MatchString(n.revision) {

@@ -13,6 +13,9 @@ const (
 	// answerPause is the shortest time between two answers, should an operator
 	// have news all the time.
 	answerPause = 100 * time.Millisecond
+	// pollPause is the longest pause after failed polls: an operator that comes
+	// back is noticed soon.
+	pollPause = 5 * time.Second
 	// silentFailures is the number of failed polls in a row that nobody is
 	// bothered with: operators restart.
 	silentFailures = 4
@@ -66,26 +69,27 @@ func (f *Follower) poll(ctx context.Context) {
 		interrupted := polling.Err() != nil
 		close(stop)
 		cancel()
-		var pause time.Duration
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case err != nil && interrupted:
+		}
+		if err != nil && interrupted {
 			continue
-		case err == nil:
+		}
+		said := offer{"operator", news.catalog, news.unusable}
+		pause := answerPause
+		if err != nil || news.unusable != nil {
+			failures++
+			pause = backoff(failures, 250*time.Millisecond, pollPause)
+		} else {
 			failures = 0
 			f.position.set(news.revision, "")
-			if !f.offer(ctx, offer{place: "operator", catalog: news.catalog}) {
-				return
-			}
-			pause = answerPause
-		default:
-			failures++
-			pause = backoff(failures, 250*time.Millisecond, maxPause)
+		}
+		if err != nil {
 			f.logger.Debug("poll failed", "error", err)
-			if failures > silentFailures && !f.offer(ctx, offer{place: "operator", err: err}) {
-				return
-			}
+			said.err = err
+		}
+		if (err == nil || failures > silentFailures) && !f.offer(ctx, said) {
+			return
 		}
 		wait(ctx, pause)
 	}

@@ -100,7 +100,7 @@ func LoadCurrent(dir string) (*Generation, error) {
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) { // a link to nothing is not "before the first one"
-		return nil, fmt.Errorf("the generation that is served is damaged: %s", err)
+		return nil, fmt.Errorf("the generation that is served is damaged: %v", err) //nolint:errorlint // on purpose, see above
 	}
 	return nil, err
 }

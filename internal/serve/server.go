@@ -105,6 +105,7 @@ func (s *Server) Run(ctx context.Context, plugins, ops net.Listener) error {
 	for i, listener := range []net.Listener{plugins, ops} {
 		background.Go(func() { ended <- servers[i].Serve(listener) })
 	}
+	s.options.Logger.Info("serving", "plugins", plugins.Addr().String(), "ops", ops.Addr().String())
 	var failed error
 	select {
 	case failed = <-ended:

@@ -29,7 +29,8 @@ const (
 
 // Child is a program to run for ever.
 type Child struct {
-	// Command starts it; a new one for each life.
+	// Command makes it with exec.CommandContext and the given context; a new one
+	// for each life. A child that ends by that context was told to, and gets five seconds.
 	Command func(ctx context.Context) *exec.Cmd
 	Logger  *slog.Logger
 }
@@ -66,7 +67,11 @@ func (c Child) live(ctx context.Context) error {
 	endWithParent(cmd)
 	cmd.Cancel = func() error { return terminate(cmd.Process) }
 	cmd.WaitDelay = grace
-	return cmd.Run()
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	c.Logger.Info("the child was started", "pid", cmd.Process.Pid)
+	return cmd.Wait()
 }
 
 // reason says how a child ended.
@@ -76,7 +81,7 @@ func reason(err error) string {
 	case err == nil:
 		return "it returned"
 	case errors.As(err, &exit):
-		return exit.ProcessState.String()
+		return exit.String()
 	}
 	return err.Error()
 }

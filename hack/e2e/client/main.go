@@ -102,7 +102,7 @@ func get(ctx context.Context, c *http.Client, url string, header http.Header) An
 type head struct{ bytes []byte }
 
 func (h *head) Write(p []byte) (int, error) {
-	h.bytes = append(h.bytes, p[:min(len(p), 64<<10-len(h.bytes))]...)
+	h.bytes = append(h.bytes, p[:min(len(p), 1<<20-len(h.bytes))]...)
 	return len(p), nil
 }
 
