@@ -51,6 +51,7 @@ ifeq ($(shell uname -s)-$(shell id -u),Linux-0)
 	$(MAKE) parts image stand-ins bin/cluster bin/push
 	go test -tags node -c -o /dev/null ./hack/e2e # the cluster has no way out to download modules
 	bin/cluster run --name test -- go test -tags node -count=1 -v -timeout 30m ./hack/e2e
+	bin/cluster leftovers --name test
 else
 	@echo "test-node: SKIPPED, the tests on a real node need Linux and root"
 endif

@@ -93,7 +93,7 @@ func TestSourceStatus(t *testing.T) {
 			map[string]string{"Ready": "False Suspended", "Resolved": "False Progressing", "Fetched": "False Suspended", "Served": "False Progressing"},
 			"spec.suspend stops the rest"},
 		"no Secret": {noAccess,
-			map[string]string{"Ready": "False PluginsFailed", "Reconciling": "True PluginsFailed", "Resolved": "False PluginsFailed", "Fetched": "False PluginsFailed", "Served": "False PluginsFailed"},
+			map[string]string{"Ready": "False PluginsFailed", "Reconciling": "True PluginsFailed", "Resolved": "False SecretNotFound", "Fetched": "False PluginsFailed", "Served": "False PluginsFailed"},
 			"SecretNotFound: Secret n/x does not exist: create it"},
 		"nothing declared": {servedBy(sourceOf(), nil),
 			map[string]string{"Ready": "True Succeeded", "Resolved": "True NothingDeclared", "Fetched": "True NothingDeclared", "Served": "True Succeeded"},

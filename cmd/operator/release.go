@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -25,11 +27,12 @@ const stopWithin = 2 * time.Minute
 // +kubebuilder:rbac:groups=apps,namespace=higress-system,roleName=plugin-server-operator-leader,resources=deployments,resourceNames=plugin-server-operator,verbs=get
 // +kubebuilder:rbac:groups=apps,namespace=higress-system,roleName=plugin-server-operator-leader,resources=deployments/scale,resourceNames=plugin-server-operator,verbs=get;patch
 // +kubebuilder:rbac:groups="",namespace=higress-system,roleName=plugin-server-operator-leader,resources=pods,verbs=list
+// +kubebuilder:rbac:groups=coordination.k8s.io,namespace=higress-system,roleName=plugin-server-operator-leader,resources=leases,resourceNames=plugin-server-operator,verbs=delete
 
 // release lets go of everything that the operator holds outside: it stops the
 // operator, which would take hold again, releases the variables of the Console and the
-// controller, and takes the finalizers off, which nobody would any more. PluginServers
-// that stay serve on.
+// controller, takes the finalizers off, which nobody would any more, and removes
+// the lease. PluginServers that stay serve on.
 func release(ctx context.Context, o options) error {
 	config, err := ctrl.GetConfig()
 	if err != nil {
@@ -44,7 +47,11 @@ func release(ctx context.Context, o options) error {
 			return fmt.Errorf("stop the operator: %w", err)
 		}
 	}
-	return controllers.ReleaseAll(ctx, c, o.settings, o.watchNamespaces)
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: o.settings.Namespace, Name: leaseName}}
+	return errors.Join(
+		controllers.ReleaseAll(ctx, c, o.settings, o.watchNamespaces),
+		client.IgnoreNotFound(c.Delete(ctx, lease)),
+	)
 }
 
 // stop scales a Deployment to zero and waits until its pods are gone.

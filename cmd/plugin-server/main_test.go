@@ -100,7 +100,7 @@ func begin(t *testing.T, args ...string) *program {
 	}()
 	t.Cleanup(func() {
 		_ = p.cmd.Process.Kill() // has usually ended
-		<-p.ended
+		<-p.ended                //nolint:errcheck // its end is all that counts
 	})
 	select {
 	case <-serving:

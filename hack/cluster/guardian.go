@@ -106,7 +106,7 @@ func (c *cluster) runCommand(args []string, signals chan os.Signal, pipe io.Writ
 		}
 	case s := <-signals:
 		cancel() // what was started by then is the guardian's
-		_ = <-up
+		<-up     //nolint:errcheck // its end is all that counts
 		return exitCode(128 + int(s.(syscall.Signal)))
 	}
 	cmd := exec.Command(c.path("exec"), args...)
@@ -141,7 +141,7 @@ func waitForCommand(cmd *exec.Cmd, done chan error, signals chan os.Signal) erro
 	case s := <-signals:
 		_ = syscall.Kill(-cmd.Process.Pid, s.(syscall.Signal))
 		select {
-		case _ = <-done:
+		case <-done: //nolint:errcheck // its end is all that counts
 		case <-time.After(grace):
 		}
 		return exitCode(128 + int(s.(syscall.Signal)))

@@ -41,17 +41,23 @@ func (c *Catalog) Revision() string {
 // Encode writes the catalog as gzipped JSON.
 func (c *Catalog) Encode() ([]byte, error) {
 	c.Normalize()
+	plain, err := json.Marshal(document{SchemaVersion, c.Sequence, content{c.Entries, c.Superseded}})
+	if err != nil {
+		return nil, err
+	}
 	var b bytes.Buffer
 	zw, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
 	if err != nil {
 		return nil, err
 	}
-	err = json.NewEncoder(zw).Encode(document{SchemaVersion, c.Sequence, content{c.Entries, c.Superseded}})
+	_, err = zw.Write(plain)
 	if err := errors.Join(err, zw.Close()); err != nil {
 		return nil, err
 	}
-	if b.Len() > MaxEncoded {
-		return nil, fmt.Errorf("catalog of %d entries has %d bytes, %d are allowed: spread the sources over several PluginServers", len(c.Entries), b.Len(), MaxEncoded)
+	// What Decode refuses must never be written.
+	if len(c.Entries) > MaxEntries || len(plain) > MaxDecoded || b.Len() > MaxEncoded {
+		return nil, fmt.Errorf("catalog of %d entries has %d bytes, %d encoded; at most %d, %d and %d are allowed: spread the sources over several PluginServers",
+			len(c.Entries), len(plain), b.Len(), MaxEntries, MaxDecoded, MaxEncoded)
 	}
 	return b.Bytes(), nil
 }

@@ -142,6 +142,27 @@ func TestNewestWins(t *testing.T) {
 	}
 }
 
+// TestPollsAreHeld: where nothing is new, nobody asks all the time.
+func TestPollsAreHeld(t *testing.T) {
+	t.Parallel()
+	o := newOperator(t)
+	m := publishtest.New("a", "1", 5000, 1)
+	publishtest.Put(t, o.store, m)
+	o.publish(t, publishtest.Catalog(1, m))
+	p := follows(t, setting{operator: o})
+	eventually(t, 10*time.Second, "served", p.serves(m))
+	polls := func() (n int) {
+		o.set(func(o *operator) { n = o.asked["/catalogs/"+server] })
+		return n
+	}
+	time.Sleep(quiet) // the operator is told what is served
+	before := polls()
+	time.Sleep(2 * quiet)
+	if more := polls() - before; more > 0 {
+		t.Errorf("%d polls in a second", more)
+	}
+}
+
 // TestBadCatalog: what is served stays, the status says why, and a good one
 // ends it.
 func TestBadCatalog(t *testing.T) {

@@ -64,7 +64,7 @@ func (b *budget) reserve(n int64) error {
 	}
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(b.dir, &fs); err == nil {
-		if free := int64(fs.Bavail)*fs.Bsize - minFree; n > free {
+		if free := int64(fs.Bavail)*int64(fs.Bsize) - minFree; n > free { //nolint:unconvert // other systems have other types
 			return &FullError{Needed: n, Free: max(free, 0)}
 		}
 	}

@@ -97,6 +97,21 @@ func TestPutRefuses(t *testing.T) {
 	}
 }
 
+// TestBombIsNotUnpacked: not even for a look at what is in it.
+func TestBombIsNotUnpacked(t *testing.T) {
+	t.Parallel()
+	v := publishtest.Open(t, t.TempDir(), 0)
+	bomb := publishtest.Gzip(make([]byte, 50<<20))
+	rest := readerFunc(func([]byte) (int, error) {
+		t.Error("25 MiB were unpacked where 1000 bytes were declared")
+		return 0, io.EOF
+	})
+	err := v.PutGzip(t.Context(), strings.Repeat("a", 64), 1000, io.MultiReader(bytes.NewReader(bomb[:len(bomb)/2]), rest))
+	if !errors.Is(err, publish.ErrDamaged) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestPutEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -1,4 +1,4 @@
-package v1alpha1_test
+package controllers_test
 
 import (
 	"os"
@@ -22,7 +22,7 @@ var kubernetes = []string{
 // what it is, every string, list and number has a limit.
 func TestFieldsAreDocumentedAndLimited(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("../../config/crd/bases/*.yaml")
+	files, err := filepath.Glob("../config/crd/bases/*.yaml")
 	if err != nil || len(files) != 2 {
 		t.Fatalf("%d CRDs, want 2: %v", len(files), err)
 	}
@@ -38,7 +38,7 @@ func TestFieldsAreDocumentedAndLimited(t *testing.T) {
 				t.Fatal(err)
 			}
 			for name, field := range crd.Spec.Versions[0].Schema.OpenAPIV3Schema.Properties {
-				check(t, name, field)
+				checkField(t, name, field)
 			}
 			if !slices.Contains(crd.Spec.Names.Categories, "higress") || len(crd.Spec.Names.ShortNames) == 0 {
 				t.Errorf("category or short name is missing: %+v", crd.Spec.Names)
@@ -47,7 +47,7 @@ func TestFieldsAreDocumentedAndLimited(t *testing.T) {
 	}
 }
 
-func check(t *testing.T, path string, field apiextensionsv1.JSONSchemaProps) {
+func checkField(t *testing.T, path string, field apiextensionsv1.JSONSchemaProps) {
 	t.Helper()
 	if slices.Contains(kubernetes, path) {
 		return
@@ -70,11 +70,11 @@ func check(t *testing.T, path string, field apiextensionsv1.JSONSchemaProps) {
 		t.Errorf("%s has no bounds", path)
 	}
 	for name, below := range field.Properties {
-		check(t, path+"."+name, below)
+		checkField(t, path+"."+name, below)
 	}
 	if field.Items != nil && field.Items.Schema != nil {
 		for name, below := range field.Items.Schema.Properties {
-			check(t, path+"."+name, below)
+			checkField(t, path+"."+name, below)
 		}
 	}
 }

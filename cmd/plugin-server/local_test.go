@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+
+	"github.com/higress-group/plugin-server-operator/internal/publish/publishtest"
+)
+
+// TestLocalFiles serves PluginSource files from a real registry. What cannot be
+// had is reported, and the others are served.
+func TestLocalFiles(t *testing.T) {
+	t.Parallel()
+	r := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(r.Close)
+	host := strings.TrimPrefix(r.URL, "http://")
+	one, two := publishtest.New("one", "1.0.0", 100_000, 1), publishtest.New("two", "2.0.0", 100_000, 2)
+	push(t, host+"/plugins/one:1.0.0", one.Bytes)
+	push(t, host+"/elsewhere:latest", two.Bytes)
+
+	file := filepath.Join(t.TempDir(), "sources.yaml")
+	yaml := fmt.Sprintf(`# two documents, and something else between them
+apiVersion: plugins.higress.io/v1alpha1
+kind: PluginSource
+metadata: {name: first}
+spec:
+  registry: %[1]s/plugins
+  insecure: true
+  plugins:
+  - {name: one, version: 1.0.0, description: "The first"}
+  - {name: absent, version: 1.0.0}
+  - {name: ../escape, version: 1.0.0}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: other}
+---
+apiVersion: plugins.higress.io/v1alpha1
+kind: PluginSource
+metadata: {name: second}
+spec:
+  insecure: true
+  plugins:
+  - {name: two, version: 2.0.0, url: "oci://%[1]s/elsewhere:latest", sha256: %[2]s}
+  - {name: wrong, version: 2.0.0, url: "oci://%[1]s/elsewhere:latest", sha256: %[3]s}
+`, host, two.Entry.SHA256, one.Entry.SHA256)
+	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	data := t.TempDir()
+	url, said := serving(t, "--data-dir="+data, file)
+	client := &http.Client{}
+	defer client.CloseIdleConnections()
+	for path, want := range map[string]publishtest.Module{"one/1.0.0": one, "two/2.0.0": two} {
+		if status, b, err := get(client, url+"/plugins/"+path+"/plugin.wasm"); err != nil || status != 200 || !bytes.Equal(b, want.Bytes) {
+			t.Errorf("%s: %d %v", path, status, err)
+		}
+	}
+	if _, b, err := get(client, url+"/plugins/one/1.0.0/metadata.txt"); err != nil ||
+		!strings.Contains(string(b), "description: The first\n") || !strings.Contains(string(b), "source: oci://"+host+"/plugins/one:1.0.0\n") ||
+		!strings.Contains(string(b), "digest: sha256:") {
+		t.Errorf("%s %v", b, err)
+	}
+	for _, reported := range []string{"absent:1.0.0", "escape", "wrong:2.0.0"} {
+		if !strings.Contains(said.String(), reported) {
+			t.Errorf("%s is not reported:\n%s", reported, said.String())
+		}
+	}
+	if status, _, err := get(client, url+"/plugins/wrong/2.0.0/plugin.wasm"); err != nil || status != 404 {
+		t.Errorf("a module with another hash than declared is served: %d %v", status, err)
+	}
+}
+
+func push(t *testing.T, reference string, module []byte) {
+	t.Helper()
+	ref, err := name.ParseReference(reference, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := mutate.AppendLayers(empty.Image, static.NewLayer(module, "application/vnd.module.wasm.content.layer.v1+wasm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	if err := remote.Write(ref, image, remote.WithTransport(transport)); err != nil {
+		t.Fatal(err)
+	}
+}
