@@ -12,12 +12,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/static"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/registry/remote"
 
 	"github.com/higress-group/plugin-server-operator/internal/publish/publishtest"
 )
@@ -30,8 +28,8 @@ func TestLocalFiles(t *testing.T) {
 	t.Cleanup(r.Close)
 	host := strings.TrimPrefix(r.URL, "http://")
 	one, two := publishtest.New("one", "1.0.0", 100_000, 1), publishtest.New("two", "2.0.0", 100_000, 2)
-	push(t, host+"/plugins/one:1.0.0", one.Bytes)
-	push(t, host+"/elsewhere:latest", two.Bytes)
+	push(t, host+"/plugins/one", "1.0.0", one.Bytes)
+	push(t, host+"/elsewhere", "latest", two.Bytes)
 
 	file := filepath.Join(t.TempDir(), "sources.yaml")
 	yaml := fmt.Sprintf(`# two documents, and something else between them
@@ -86,19 +84,27 @@ spec:
 	}
 }
 
-func push(t *testing.T, reference string, module []byte) {
+// push puts a module into a registry, as one raw layer.
+func push(t *testing.T, repository, tag string, module []byte) {
 	t.Helper()
-	ref, err := name.ParseReference(reference, name.Insecure)
-	if err != nil {
-		t.Fatal(err)
-	}
-	image, err := mutate.AppendLayers(empty.Image, static.NewLayer(module, "application/vnd.module.wasm.content.layer.v1+wasm"))
+	repo, err := remote.NewRepository(repository)
 	if err != nil {
 		t.Fatal(err)
 	}
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
-	if err := remote.Write(ref, image, remote.WithTransport(transport)); err != nil {
+	repo.PlainHTTP, repo.Client = true, &http.Client{Transport: transport}
+	layer, err := oras.PushBytes(t.Context(), repo, "application/vnd.module.wasm.content.layer.v1+wasm", module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := oras.PackManifest(t.Context(), repo, oras.PackManifestVersion1_1, "application/vnd.module.wasm", oras.PackManifestOptions{
+		Layers: []ocispec.Descriptor{layer},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := repo.Tag(t.Context(), manifest, tag); err != nil {
 		t.Fatal(err)
 	}
 }

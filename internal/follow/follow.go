@@ -149,7 +149,7 @@ func (f *Follower) begin() {
 	}
 	if current != nil {
 		f.current = current
-		f.position.set(current.Revision, current.Revision)
+		f.position.set("", current.Revision)
 		f.adopt(current.Catalog)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -142,6 +141,26 @@ func TestNewestWins(t *testing.T) {
 	}
 }
 
+// TestRevisionComesBack: the pod may miss the revision from between, and must
+// not take it for newer when the file brings it later.
+func TestRevisionComesBack(t *testing.T) {
+	t.Parallel()
+	o := newOperator(t)
+	a, b := publishtest.New("a", "1", 5000, 1), publishtest.New("a", "1", 5000, 2)
+	publishtest.Put(t, o.store, a, b)
+	o.publish(t, publishtest.Catalog(1, a))
+	p := follows(t, setting{operator: o})
+	eventually(t, 10*time.Second, "first", p.serves(a))
+	o.publish(t, publishtest.Catalog(2, b))
+	o.publish(t, publishtest.Catalog(3, a))
+	eventually(t, 10*time.Second, "the newest", func() bool { return p.generation().Catalog.Sequence == 3 })
+	p.write(t, encode(t, publishtest.Catalog(2, b)))
+	time.Sleep(1500 * time.Millisecond) // the file is looked at each second
+	if g := p.generation(); g.Catalog.Sequence != 3 || !p.serves(a)() {
+		t.Errorf("sequence %d is served", g.Catalog.Sequence)
+	}
+}
+
 // TestPollsAreHeld: where nothing is new, nobody asks all the time.
 func TestPollsAreHeld(t *testing.T) {
 	t.Parallel()
@@ -217,102 +236,6 @@ func zip(s string) []byte {
 	_, _ = io.WriteString(w, s)
 	_ = w.Close()
 	return b.Bytes()
-}
-
-// TestFaultyOrigin: nothing that the other side does gets onto the volume, and
-// it is asked again until it is right.
-func TestFaultyOrigin(t *testing.T) {
-	t.Parallel()
-	m, other := publishtest.New("a", "1", 300_000, 1), publishtest.New("a", "1", 300_000, 2)
-	gzipped := func(b []byte) func(w http.ResponseWriter, r *http.Request) bool {
-		return func(w http.ResponseWriter, _ *http.Request) bool {
-			w.Header().Set("Content-Encoding", "gzip")
-			_, _ = w.Write(b)
-			return true
-		}
-	}
-	for name, fault := range map[string]func(w http.ResponseWriter, r *http.Request) bool{
-		"another module":         gzipped(other.Gzip),
-		"cut":                    gzipped(m.Gzip[:1000]),
-		"something behind it":    gzipped(append(bytes.Clone(m.Gzip), 'x')),
-		"no gzip":                gzipped(m.Bytes),
-		"not what was asked for": func(w http.ResponseWriter, _ *http.Request) bool { _, _ = w.Write(m.Bytes); return true },
-		"an error":               func(w http.ResponseWriter, _ *http.Request) bool { http.Error(w, "broken", 500); return true },
-		"a redirect": func(w http.ResponseWriter, r *http.Request) bool {
-			if strings.HasSuffix(r.URL.Path, "x") {
-				return gzipped(m.Gzip)(w, r)
-			}
-			http.Redirect(w, r, r.URL.Path+"x", http.StatusFound)
-			return true
-		},
-		"a cut connection": func(w http.ResponseWriter, _ *http.Request) bool {
-			w.Header().Set("Content-Encoding", "gzip")
-			w.Header().Set("Content-Length", fmt.Sprint(len(m.Gzip)))
-			_, _ = w.Write(m.Gzip[:1000])
-			panic(http.ErrAbortHandler)
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			o := newOperator(t)
-			o.set(func(o *operator) {
-				o.fault = func(w http.ResponseWriter, r *http.Request) bool {
-					return strings.HasPrefix(r.URL.Path, "/blobs/") && fault(w, r)
-				}
-			})
-			publishtest.Put(t, o.store, m)
-			o.publish(t, publishtest.Catalog(1, m))
-			p := follows(t, setting{operator: o})
-			eventually(t, 20*time.Second, "it is tried several times, and told of", func() bool { return strings.Contains(p.problem(t), "1 modules cannot be fetched") })
-			if p.generation().ID != "" || p.volume.Has(m.Entry.SHA256, m.Entry.Size) {
-				t.Error("something wrong was taken")
-			}
-			o.set(func(o *operator) { o.fault = nil })
-			eventually(t, 20*time.Second, "it is right", p.serves(m))
-			eventually(t, 5*time.Second, "no problem left", func() bool { return p.problem(t) == "" })
-		})
-	}
-}
-
-func TestVolumeIsFull(t *testing.T) {
-	t.Parallel()
-	o := newOperator(t)
-	small, large := publishtest.New("a", "1", 1<<20, 1), publishtest.New("a", "1", 5<<20, 2)
-	publishtest.Put(t, o.store, small, large)
-	o.publish(t, publishtest.Catalog(1, small))
-	p := follows(t, setting{operator: o, limit: 4 << 20})
-	eventually(t, 10*time.Second, "what fits", p.serves(small))
-	o.publish(t, publishtest.Catalog(2, large))
-	eventually(t, 10*time.Second, "it says what to do", func() bool {
-		problem := p.problem(t)
-		return strings.Contains(problem, "5 MiB more are needed") && strings.Contains(problem, "raise spec.storage.sizeLimit")
-	})
-	if !p.serves(small)() {
-		t.Error("what was served is not served any more")
-	}
-}
-
-// TestUnreachableOperator: the file is enough for the catalog, and the modules
-// that are on the volume for serving.
-func TestUnreachableOperator(t *testing.T) {
-	t.Parallel()
-	o := newOperator(t)
-	m := publishtest.New("a", "1", 5000, 1)
-	publishtest.Put(t, o.store, m)
-	o.set(func(o *operator) {
-		o.fault = func(w http.ResponseWriter, r *http.Request) bool {
-			http.Error(w, "no", http.StatusBadGateway)
-			return true
-		}
-	})
-	p := follows(t, setting{operator: o})
-	publishtest.Put(t, p.volume, m) // a volume that survived
-	p.write(t, encode(t, publishtest.Catalog(1, m)))
-	eventually(t, 10*time.Second, "served", p.serves(m))
-	eventually(t, 20*time.Second, "it is told", func() bool { return strings.Contains(p.problem(t), "tells of no catalogs") })
-	o.set(func(o *operator) { o.fault = nil })
-	o.publish(t, publishtest.Catalog(1, m))
-	eventually(t, 20*time.Second, "no problem left", func() bool { return p.problem(t) == "" })
 }
 
 // TestRestartGoesOn: a follower that was killed goes on where it was, without

@@ -21,7 +21,6 @@ const (
 	stallTimeout = 30 * time.Second
 	// headerTimeout is how long a module's answer may take to begin.
 	headerTimeout = 30 * time.Second
-	revisionHead  = "X-Catalog-Revision"
 )
 
 // keepAlive notices within 11 s that the operator's pod went away without a word,
@@ -74,7 +73,7 @@ func (o *Operator) Close() { o.client.CloseIdleConnections() }
 func (o *Operator) Open(ctx context.Context, sha256 string) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stalled := time.AfterFunc(headerTimeout, func() { cancel(errStalled) })
-	response, err := o.get(ctx, "/blobs/sha256/"+sha256)
+	response, err := o.get(ctx, "/blobs/sha256/"+sha256, "")
 	if err == nil {
 		err = blobError(response)
 		if err != nil {
@@ -141,7 +140,7 @@ func cause(ctx context.Context, err error) error {
 // news is an answer to a poll. catalog is nil when there is nothing new, or
 // nothing that can be used.
 type news struct {
-	revision string // as the operator calls it
+	tag      string // what the operator calls the catalog
 	catalog  *catalog.Catalog
 	unusable error
 }
@@ -150,8 +149,8 @@ type news struct {
 func (o *Operator) poll(ctx context.Context, known, served string) (news, error) {
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
-	query := url.Values{"revision": {known}, "served": {served}, "pod": {o.pod}}
-	response, err := o.get(ctx, "/catalogs/"+o.server+"?"+query.Encode())
+	query := url.Values{"served": {served}, "pod": {o.pod}}
+	response, err := o.get(ctx, "/catalogs/"+o.server+"?"+query.Encode(), known)
 	if err != nil {
 		return news{}, o.unreachable(err)
 	}
@@ -171,23 +170,22 @@ func (o *Operator) poll(ctx context.Context, known, served string) (news, error)
 	if err != nil {
 		return news{unusable: explain(err, "the catalog of the operator cannot be used")}, nil
 	}
-	n := news{revision: response.Header.Get(revisionHead), catalog: c}
-	if !catalog.SHA256Pattern.MatchString(n.revision) {
-		n.revision = c.Revision()
-	}
-	return n, nil
+	return news{tag: response.Header.Get("ETag"), catalog: c}, nil
 }
 
 func (o *Operator) unreachable(err error) error {
 	return fmt.Errorf("the operator at %s tells of no catalogs, they arrive with the ConfigMap after about a minute: %w", o.url, err)
 }
 
-func (o *Operator) get(ctx context.Context, path string) (*http.Response, error) {
+func (o *Operator) get(ctx context.Context, path, known string) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, o.url+path, nil)
 	if err != nil {
 		return nil, err
 	}
 	request.Header.Set("Accept-Encoding", "gzip")
+	if known != "" {
+		request.Header.Set("If-None-Match", known)
+	}
 	response, err := o.client.Do(request)
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) { // the address is named by the caller

@@ -24,8 +24,8 @@ const (
 // position is how far this pod is: what the operator is told with each poll.
 type position struct {
 	mu     sync.Mutex
-	known  string // the last revision that the operator told
-	served string
+	known  string        // the tag of the last catalog that the operator told
+	served string        // the revision
 	moved  chan struct{} // closed when something else is served
 }
 
@@ -82,7 +82,7 @@ func (f *Follower) poll(ctx context.Context) {
 			pause = backoff(failures, 250*time.Millisecond, pollPause)
 		} else {
 			failures = 0
-			f.position.set(news.revision, "")
+			f.position.set(news.tag, "")
 		}
 		if err != nil {
 			f.logger.Debug("poll failed", "error", err)

@@ -4,7 +4,9 @@
 package handout
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net/http"
@@ -57,7 +59,10 @@ type Options struct {
 //	    200 the catalog, as soon as it is another one than known · 204 nothing
 //	    new for 50 s · 503 no catalog yet, or too many polls
 //
-// served defaults to known.
+// With If-None-Match the catalog known is the one of that ETag, otherwise any
+// of that revision. The difference is the sequence: a revision that comes back has a
+// higher one, and a pod that does not learn it would take a revision from between for
+// newer. served defaults to known.
 type Handler struct {
 	options Options
 
@@ -71,6 +76,7 @@ type Handler struct {
 type served struct {
 	encoded  []byte
 	revision string
+	etag     string        // of encoded
 	changed  chan struct{} // closed when there is another one, or none any more
 	polls    *int          // held now; guarded by Handler.mu
 }
@@ -93,7 +99,7 @@ func (h *Handler) SetCatalog(server string, encoded []byte, revision string) {
 	if h.closed || (old != nil && old.revision == revision && string(old.encoded) == string(encoded)) {
 		return
 	}
-	s := &served{encoded: encoded, revision: revision, changed: make(chan struct{}), polls: new(int)}
+	s := &served{encoded: encoded, revision: revision, etag: fmt.Sprintf(`"%x"`, sha256.Sum256(encoded)), changed: make(chan struct{}), polls: new(int)}
 	if old != nil {
 		s.polls = old.polls
 		close(old.changed)
@@ -131,8 +137,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "only GET and HEAD are known here", http.StatusMethodNotAllowed)
 		return
 	}
-	if sha256, ok := strings.CutPrefix(r.URL.Path, "/blobs/sha256/"); ok && catalog.SHA256Pattern.MatchString(sha256) {
-		h.blob(w, r, sha256)
+	if hash, ok := strings.CutPrefix(r.URL.Path, "/blobs/sha256/"); ok && catalog.SHA256Pattern.MatchString(hash) {
+		h.blob(w, r, hash)
 		return
 	}
 	if server, ok := strings.CutPrefix(r.URL.Path, "/catalogs/"); ok {
@@ -142,16 +148,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.NotFound(w, r)
 }
 
-func (h *Handler) blob(w http.ResponseWriter, r *http.Request, sha256 string) {
-	err := content.Serve(w, r, h.options.Blobs, sha256)
+func (h *Handler) blob(w http.ResponseWriter, r *http.Request, hash string) {
+	err := content.Serve(w, r, h.options.Blobs, hash)
 	switch {
 	case err == nil:
 	case !errors.Is(err, fs.ErrNotExist):
-		h.options.Logger.Error("cannot read a module of the store", "sha256", sha256, "error", err)
+		h.options.Logger.Error("cannot read a module of the store", "sha256", hash, "error", err)
 		later(w, "the store cannot read this module now")
-	case h.options.Lost(sha256):
+	case h.options.Lost(hash):
 		http.Error(w, "this module is lost: it is neither in the store nor where it came from", http.StatusGone)
-	case h.options.Missing(sha256):
+	case h.options.Missing(hash):
 		later(w, "this module is being fetched")
 	default:
 		http.Error(w, "no catalog names this module", http.StatusNotFound)

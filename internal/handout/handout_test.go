@@ -186,6 +186,28 @@ func TestPoll(t *testing.T) {
 	}
 }
 
+// TestPollKnowsTheSequence: a revision that comes back between two polls is
+// news for who knows its ETag, and no news for who only knows the revision.
+func TestPollKnowsTheSequence(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := newOperator(publish.Blobs{})
+		o.SetCatalog("ns/server", []byte("A, first"), "a")
+		tag := o.get(t.Context(), "/catalogs/ns/server").Header().Get("ETag")
+		if w := o.get(t.Context(), "/catalogs/ns/server", "If-None-Match", tag); w.Code != 204 {
+			t.Errorf("nothing new: %d", w.Code)
+		}
+		o.SetCatalog("ns/server", []byte("B"), "b")
+		o.SetCatalog("ns/server", []byte("A, again"), "a")
+		if w := o.get(t.Context(), "/catalogs/ns/server", "If-None-Match", tag); w.Code != 200 || w.Body.String() != "A, again" {
+			t.Errorf("A came back: %d %s", w.Code, w.Body)
+		}
+		if w := o.get(t.Context(), "/catalogs/ns/server?revision=a"); w.Code != 204 {
+			t.Errorf("the revision is the same: %d", w.Code)
+		}
+	})
+}
+
 func TestPollOfUnknownServer(t *testing.T) {
 	t.Parallel()
 	o := newOperator(publish.Blobs{})

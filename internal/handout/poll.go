@@ -24,7 +24,11 @@ func (h *Handler) poll(w http.ResponseWriter, r *http.Request, server string) {
 	if len(pod) <= maxName && len(serves) <= maxName {
 		h.options.Polled(server, pod, serves)
 	}
-	if current.revision == known {
+	nothingNew := current.revision == known
+	if tag := r.Header.Get("If-None-Match"); tag != "" {
+		nothingNew = current.etag == tag
+	}
+	if nothingNew {
 		current = h.hold(w, r, server, current)
 	}
 	if current == nil {
@@ -33,6 +37,7 @@ func (h *Handler) poll(w http.ResponseWriter, r *http.Request, server string) {
 	w.Header().Set("Content-Type", "application/gzip")
 	w.Header().Set("Content-Length", strconv.Itoa(len(current.encoded)))
 	w.Header().Set(RevisionHeader, current.revision)
+	w.Header().Set("ETag", current.etag)
 	w.Header().Set("Cache-Control", "no-store")
 	if r.Method == http.MethodHead {
 		return
@@ -58,8 +63,6 @@ func (h *Handler) hold(w http.ResponseWriter, r *http.Request, server string, kn
 	case <-r.Context().Done():
 		return nil
 	}
-	// It may be the same revision again, with a higher sequence: the pod has to
-	// know that one too, or it would take a revision from between for newer.
 	current := h.current(server)
 	if current == nil {
 		later(w, "there is no catalog for this server any more")

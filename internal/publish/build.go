@@ -9,10 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
 )
+
+// syncers is the number of files and folders made durable at once.
+const syncers = 16
 
 // build makes one generation.
 type build struct {
@@ -23,7 +27,8 @@ type build struct {
 	oldID string                        // of the present generation, if any
 	old   map[catalog.Key]catalog.Entry // what that one serves
 
-	folder string
+	folder   string
+	unsynced []string // files and folders that are not durable yet
 }
 
 // cost is what the generation takes at most, in bytes, apart from the modules.
@@ -59,7 +64,7 @@ func (b *build) run(ctx context.Context) (err error) {
 	if err := os.Rename(b.folder, generationPath(b.volume.dir, id)); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Join(b.volume.dir, generationsDir)); err != nil {
+	if err := syncPath(filepath.Join(b.volume.dir, generationsDir)); err != nil {
 		return err
 	}
 	if err := b.volume.swap(b.oldID, id); err != nil {
@@ -81,9 +86,9 @@ func (b *build) fill(ctx context.Context) error {
 	plugins := filepath.Join(b.folder, linkName)
 	if err := errors.Join(
 		os.Chmod(b.folder, 0o755),
-		writeFile(filepath.Join(b.folder, catalogFile), encoded),
-		writeFile(filepath.Join(b.folder, servedFile), otherwise),
-		os.Mkdir(plugins, 0o755),
+		b.write(filepath.Join(b.folder, catalogFile), encoded),
+		b.write(filepath.Join(b.folder, servedFile), otherwise),
+		b.mkdir(plugins),
 	); err != nil {
 		return err
 	}
@@ -94,42 +99,30 @@ func (b *build) fill(ctx context.Context) error {
 		}
 		folder := filepath.Join(plugins, e.Name)
 		if e.Name != last { // the entries are in order
-			if err := os.Mkdir(folder, 0o755); err != nil {
+			if err := b.mkdir(folder); err != nil {
 				return err
 			}
+			last = e.Name
 		}
 		if err := b.add(e, filepath.Join(folder, e.Version)); err != nil {
 			return err
 		}
-		if last != "" && last != e.Name {
-			if err := syncDir(filepath.Join(plugins, last)); err != nil {
-				return err
-			}
-		}
-		last = e.Name
 	}
-	if last != "" {
-		if err := syncDir(filepath.Join(plugins, last)); err != nil {
-			return err
-		}
-	}
-	return errors.Join(syncDir(plugins), syncDir(b.folder))
+	b.unsynced = append(b.unsynced, b.folder)
+	return syncAll(b.unsynced)
 }
 
 // add puts one entry into the generation.
 func (b *build) add(e catalog.Entry, folder string) error {
 	blob := blobPath(b.volume.dir, e.SHA256)
-	if err := os.Mkdir(folder, 0o755); err != nil {
+	if err := b.mkdir(folder); err != nil {
 		return err
 	}
-	if err := errors.Join(
+	return errors.Join(
 		link(blob, filepath.Join(folder, moduleFile)),
 		link(blob+gzipSuffix, filepath.Join(folder, gzipFile)),
 		b.addMetadata(e, filepath.Join(folder, metadataFile)),
-	); err != nil {
-		return err
-	}
-	return syncDir(folder)
+	)
 }
 
 func (b *build) addMetadata(e catalog.Entry, path string) error {
@@ -139,7 +132,47 @@ func (b *build) addMetadata(e catalog.Entry, path string) error {
 			return nil
 		}
 	}
-	return writeFile(path, Metadata(e))
+	return b.write(path, Metadata(e))
+}
+
+func (b *build) mkdir(path string) error {
+	b.unsynced = append(b.unsynced, path)
+	return os.Mkdir(path, 0o755)
+}
+
+// write writes a new read-only file.
+func (b *build) write(path string, content []byte) error {
+	b.unsynced = append(b.unsynced, path)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fs.FileMode(0o444))
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Chmod(0o444), f.Close())
+}
+
+// syncAll makes files and folders durable, many at once: the file system then
+// does them together, ten times as fast as one after the other.
+func syncAll(paths []string) error {
+	var (
+		syncing sync.WaitGroup
+		mu      sync.Mutex
+		failed  error
+	)
+	for worker := range syncers {
+		syncing.Go(func() {
+			for i := worker; i < len(paths); i += syncers {
+				if err := syncPath(paths[i]); err != nil {
+					mu.Lock()
+					failed = err
+					mu.Unlock()
+					return
+				}
+			}
+		})
+	}
+	syncing.Wait()
+	return failed
 }
 
 // link makes a hard link, or a symbolic one where a module has as many names
@@ -151,14 +184,4 @@ func link(blob, path string) error {
 	}
 	// Five up from .gen/<id>/plugins/<name>/<version>.
 	return os.Symlink(filepath.Join("..", "..", "..", "..", "..", blobsDir, filepath.Base(blob)), path)
-}
-
-// writeFile writes a new read-only file and makes it durable.
-func writeFile(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fs.FileMode(0o444))
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	return errors.Join(err, f.Chmod(0o444), f.Sync(), f.Close())
 }

@@ -140,5 +140,5 @@ func (v *Volume) swap(old, id string) error {
 	if err := os.Rename(link, filepath.Join(v.dir, linkName)); err != nil {
 		return fmt.Errorf("cannot switch to the new generation: %w", err)
 	}
-	return syncDir(v.dir)
+	return syncPath(v.dir)
 }

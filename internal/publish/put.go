@@ -77,7 +77,7 @@ func (p *put) run(ctx context.Context, r io.Reader) (err error) {
 	if err := p.settle(module, blobPath(p.volume.dir, p.sha256)); err != nil {
 		return err
 	}
-	return syncDir(filepath.Join(p.volume.dir, blobsDir))
+	return syncPath(filepath.Join(p.volume.dir, blobsDir))
 }
 
 // unzip writes the module and checks it, up to the end of everything that

@@ -165,8 +165,8 @@ func (v *Volume) loadCurrent() (*Generation, error) {
 	return v.current, nil
 }
 
-// syncDir makes the names in a folder durable.
-func syncDir(path string) error {
+// syncPath makes the content of a file, or the names in a folder, durable.
+func syncPath(path string) error {
 	d, err := os.Open(path)
 	if err != nil {
 		return err
