@@ -16,6 +16,9 @@ import (
 // what a pod serves that is some revisions behind.
 const rememberedCatalogs = 16
 
+// believed is how long a pod that does not answer is taken at its last word.
+const believed = 15 * time.Second
+
 // Writes of one object: one a second, and a burst for what a user waits for.
 const (
 	writesPerSecond = 1
@@ -41,8 +44,16 @@ type serverKnowledge struct {
 	asked bool
 	// incomplete: some pod lacked something of what its catalog names.
 	incomplete bool
+	// answers are what the pods said last, by their names.
+	answers map[string]answer
 	// polled is the revision that each pod last said it serves.
 	polled map[string]string
+}
+
+// answer is what a pod said of itself, and when.
+type answer struct {
+	state serve.State
+	at    time.Time
 }
 
 type knownCatalog struct {
@@ -118,6 +129,28 @@ func (k *Knowledge) observed(server types.NamespacedName, uid types.UID, states 
 	news = !known.asked || !maps.Equal(known.served, served)
 	known.served, known.asked = served, true
 	return served, news
+}
+
+// answered notes what the pods say. One that is silent for a moment is taken at
+// its last word: a busy node must not turn everything red.
+func (k *Knowledge) answered(server types.NamespacedName, uid types.UID, pods []podState, now time.Time) []serve.State {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	known := k.of(server, uid)
+	before := known.answers
+	known.answers = make(map[string]answer, len(pods))
+	states := make([]serve.State, 0, len(pods))
+	for _, pod := range pods {
+		last := answer{pod.state, now}
+		if pod.err != nil {
+			if last = before[pod.name]; now.Sub(last.at) > believed {
+				last = answer{} // one that did not answer serves nothing that is known
+			}
+		}
+		known.answers[pod.name] = last
+		states = append(states, last.state)
+	}
+	return states
 }
 
 // servedBy gives what a pod with this state serves.

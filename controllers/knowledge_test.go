@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -124,6 +125,29 @@ func TestKnowledgeForgetsOldCatalogs(t *testing.T) {
 	k.wrote(serverName, "uid", catalogOf(99, map[string]string{"1": "zz"}))
 	if known() {
 		t.Errorf("a catalog %d revisions back is remembered", rememberedCatalogs)
+	}
+}
+
+// TestKnowledgeAnswered shows that a pod that is silent is taken at its last
+// word for a while, and not for ever.
+func TestKnowledgeAnswered(t *testing.T) {
+	t.Parallel()
+	k, began := &Knowledge{}, time.Now()
+	said := serve.State{Revision: "r"}
+	silent := []podState{{name: "p", err: errors.New("too slow")}, {name: "q", err: errors.New("too slow")}}
+	for _, step := range []struct {
+		why   string
+		after time.Duration
+		pods  []podState
+		want  []serve.State
+	}{
+		{"it answers", 0, []podState{{name: "p", state: said}}, []serve.State{said}},
+		{"it is silent, and another one always was", believed, silent, []serve.State{said, {}}},
+		{"it is silent for too long", believed + time.Second, silent, []serve.State{{}, {}}},
+	} {
+		if diff := cmp.Diff(step.want, k.answered(serverName, "uid", step.pods, began.Add(step.after))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", step.why, diff)
+		}
 	}
 }
 

@@ -144,8 +144,9 @@ func (r *PluginServerReconciler) Reconcile(ctx context.Context, request reconcil
 		}
 		later = sooner(later, wait)
 	}
-	if err := observed.retry(); err != nil {
-		return reconcile.Result{}, err
+	if err := observed.retry(); err != nil { // the other work of this server has times of its own
+		ctrl.LoggerFrom(ctx).Error(err, "apply the server's objects; it is tried again")
+		later = sooner(later, retryWaiting)
 	}
 	return reconcile.Result{RequeueAfter: sooner(later, observed.lookAgain(r.Clock.Now()))}, nil
 }

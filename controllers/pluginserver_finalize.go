@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -29,7 +30,8 @@ func (r *PluginServerReconciler) finalize(ctx context.Context, server *v1alpha1.
 	err := release(ctx, r.Client, r.Integrator, r.Settings)
 	overdue := r.Clock.Since(server.DeletionTimestamp.Time) > finalizeWithin
 	if err != nil && !overdue {
-		return reconcile.Result{}, err
+		ctrl.LoggerFrom(ctx).Error(err, "release what is held outside; it is tried again")
+		return reconcile.Result{RequeueAfter: retryWaiting}, nil
 	}
 	if err != nil {
 		r.Recorder.Eventf(server, nil, corev1.EventTypeWarning, v1alpha1.ReasonForbidden, "Finalize",

@@ -95,6 +95,9 @@ func (r *PluginServerReconciler) setFinalizer(ctx context.Context, server *v1alp
 	status := server.Status // the answer carries the old one, which is what we have
 	err := r.Client.Patch(ctx, server, patch)
 	server.Status = status
+	if present {
+		return err // a server that is gone must not take hold of anything
+	}
 	return client.IgnoreNotFound(err)
 }
 
@@ -156,19 +159,21 @@ func (o *observedServer) consoleValue(ours string) (value, wait string) {
 }
 
 // controllerValue is the URL for the controller. The version it has stays as
-// long as it is in the catalog, unless the spec names another that is served;
-// else it is the highest that every ready replica serves.
+// long as a source declares it, unless the spec names another that is served; else
+// it is the highest that every ready replica serves and a source declares. One that is only
+// retained is left for such a one before it goes, and kept as long as there is none.
 func (o *observedServer) controllerValue(ours string) (value, wait string) {
 	prefix, suffix := desired.URL(o.server)+"/plugins/"+mcpServer+"/", "/plugin.wasm"
 	wanted := o.server.Spec.Higress.Controller.MCPServerVersion
 	present := strings.TrimSuffix(strings.TrimPrefix(ours, prefix), suffix)
-	keep := ours != "" && prefix+present+suffix == ours && o.declares(catalog.Key{Name: mcpServer, Version: present})
-	if keep && (wanted == "" || wanted == present) {
+	keep, retained := o.has(catalog.Key{Name: mcpServer, Version: present})
+	keep = keep && ours != "" && prefix+present+suffix == ours
+	if keep && !retained && (wanted == "" || wanted == present) {
 		return ours, ""
 	}
 	highest := ""
 	for key := range o.served {
-		if key.Name == mcpServer && (wanted == "" || wanted == key.Version) && (highest == "" || higher(key.Version, highest)) {
+		if _, old := o.has(key); key.Name == mcpServer && !old && (wanted == "" || wanted == key.Version) && (highest == "" || higher(key.Version, highest)) {
 			highest = key.Version
 		}
 	}
@@ -183,8 +188,14 @@ func (o *observedServer) controllerValue(ours string) (value, wait string) {
 	return "", fmt.Sprintf("no plugin %s is served; the controller keeps its default", mcpServer)
 }
 
-func (o *observedServer) declares(key catalog.Key) bool {
-	return o.catalog != nil && slices.ContainsFunc(o.catalog.Entries, func(e catalog.Entry) bool { return e.Key() == key && !e.Pending() })
+// has says whether the catalog has a module for a key, and whether only because
+// it is retained.
+func (o *observedServer) has(key catalog.Key) (there, retained bool) {
+	if o.catalog == nil {
+		return false, false
+	}
+	i := slices.IndexFunc(o.catalog.Entries, func(e catalog.Entry) bool { return e.Key() == key && !e.Pending() })
+	return i >= 0, i >= 0 && o.catalog.Entries[i].RetainedUntil != ""
 }
 
 // fetchesEnded says whether a first attempt at every declared plugin has ended.

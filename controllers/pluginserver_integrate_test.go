@@ -54,6 +54,14 @@ func TestControllerValue(t *testing.T) {
 	pending.catalog.Entries = append(pending.catalog.Entries, catalog.Entry{Name: mcpServer, Version: "2.0.0"})
 	behind := serverOf("1.0.0")
 	behind.catalog.Entries = append(behind.catalog.Entries, catalog.Entry{Name: mcpServer, Version: "2.0.0", SHA256: "bb", Size: 1})
+	retained, alone := serverOf("1.9.0", "1.10.0"), serverOf("1.9.0")
+	for _, o := range []*observedServer{retained, alone} {
+		for i := range o.catalog.Entries {
+			if o.catalog.Entries[i].Version == "1.9.0" {
+				o.catalog.Entries[i].RetainedUntil = "2030-01-01T00:00:00Z"
+			}
+		}
+	}
 	other := serverOf()
 	other.served[catalog.Key{Name: "key-auth", Version: "9.0.0"}] = "aa"
 	for name, c := range map[string]struct {
@@ -67,6 +75,9 @@ func TestControllerValue(t *testing.T) {
 		"first the highest": {observed: serverOf("1.9.0", "1.10.0"), want: "1.10.0"},
 		"then that one, although there is a newer":   {observed: serverOf("1.9.0", "1.10.0"), ours: "1.9.0", want: "1.9.0"},
 		"gone from the catalog: the highest":         {observed: serverOf("1.10.0"), ours: "1.9.0", want: "1.10.0"},
+		"only retained: left in time":                {observed: retained, ours: "1.9.0", want: "1.10.0"},
+		"only retained, and no other: kept":          {observed: alone, ours: "1.9.0", want: "1.9.0"},
+		"only retained is not taken anew":            {observed: alone, wait: "no plugin"},
 		"gone, and no other: let go":                 {observed: serverOf(), ours: "1.9.0", wait: "no plugin"},
 		"what only some replicas serve is not taken": {observed: behind, want: "1.0.0"},
 		"but kept by who has it":                     {observed: behind, ours: "2.0.0", want: "2.0.0"},

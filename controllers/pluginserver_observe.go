@@ -8,6 +8,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -81,6 +82,9 @@ func (r *PluginServerReconciler) observe(ctx context.Context, server *v1alpha1.P
 	if client.IgnoreNotFound(err) != nil {
 		return o, err
 	}
+	if !metav1.IsControlledBy(&config, server) {
+		return o, nil // of a server of that name that was there before
+	}
 	if written, err := catalog.Decode(config.BinaryData[desired.CatalogKey]); err == nil {
 		o.written = written
 	}
@@ -114,10 +118,7 @@ func (r *PluginServerReconciler) observePods(ctx context.Context, o *observedSer
 		})
 	}
 	asked.Wait()
-	states := make([]serve.State, 0, len(o.pods))
-	for _, pod := range o.pods {
-		states = append(states, pod.state) // one that did not answer serves nothing that is known
-	}
+	states := r.Known.answered(key, o.server.UID, o.pods, r.Clock.Now())
 	var news bool
 	if o.served, news = r.Known.observed(key, o.server.UID, states); news {
 		for i := range o.sources { // what is served is part of their status

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/higress-group/plugin-server-operator/api/v1alpha1"
@@ -32,6 +33,7 @@ func TestObservePodsWakesSources(t *testing.T) {
 	r := &PluginServerReconciler{
 		Client:     fake.NewClientBuilder().WithScheme(Scheme()).WithObjects(pod("ready", corev1.ConditionTrue), pod("unready", corev1.ConditionFalse)).Build(),
 		Known:      &Knowledge{},
+		Clock:      clock.RealClock{},
 		WakeSource: func(source string) { woken = append(woken, source) },
 		State:      func(context.Context, *corev1.Pod) (serve.State, error) { return state, nil },
 	}

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/higress-group/plugin-server-operator/api/v1alpha1"
 	"github.com/higress-group/plugin-server-operator/controllers/declared"
+	"github.com/higress-group/plugin-server-operator/internal/catalog"
 	"github.com/higress-group/plugin-server-operator/internal/fetch"
 	"github.com/higress-group/plugin-server-operator/internal/pipeline"
 )
@@ -84,8 +86,8 @@ func (r *PluginSourceReconciler) Reconcile(ctx context.Context, request reconcil
 	observed := observedSource{source: &src, plugins: declared.Plugins(&src)}
 	var access fetch.Access
 	access, observed.accessFailure = r.observeAccess(ctx, &src)
-	if observed.accessFailure == nil && !src.Spec.Suspend {
-		observed.results = r.Queue.Want(request.String(), interval(&src), r.items(&src, observed.plugins, access))
+	if observed.accessFailure == nil {
+		observed.results = r.want(&src, observed.plugins, access)
 	}
 	if err := r.observeServers(ctx, &observed); err != nil {
 		return reconcile.Result{}, err
@@ -99,6 +101,26 @@ func (r *PluginSourceReconciler) Reconcile(ctx context.Context, request reconcil
 		return reconcile.Result{RequeueAfter: retryWaiting}, nil
 	}
 	return reconcile.Result{}, nil
+}
+
+// want wants the plugins. Of a suspended source it wants only what was fetched
+// before: the store may have lost it, and it stays served.
+func (r *PluginSourceReconciler) want(src *v1alpha1.PluginSource, plugins []declared.Plugin, access fetch.Access) []pipeline.Result {
+	owner := client.ObjectKeyFromObject(src).String()
+	items := r.items(src, plugins, access)
+	if !src.Spec.Suspend {
+		return r.Queue.Want(owner, interval(src), items)
+	}
+	fetched := slices.DeleteFunc(slices.Clone(items), func(i pipeline.Item) bool { return i.Request.Digest == "" })
+	known := map[catalog.Key]pipeline.Result{}
+	for _, result := range r.Queue.Want(owner, interval(src), fetched) {
+		known[result.Key] = result
+	}
+	results := make([]pipeline.Result, len(items))
+	for i, item := range items {
+		results[i] = known[item.Key]
+	}
+	return results
 }
 
 // items turns plugins into what the queue fetches. A digest that was found for

@@ -35,6 +35,7 @@ type options struct {
 	allowLoopback      bool
 	logLevel           slog.Level
 	operatorDeployment string
+	leaseName          string
 }
 
 func parse(args []string) (options, error) {
@@ -68,6 +69,7 @@ func parse(args []string) (options, error) {
 	f.DurationVar(&o.resync, "resync", 10*time.Minute, "how often everything is looked at again without being woken")
 	f.BoolVar(&o.allowLoopback, "allow-loopback", false, "allow registries on loopback addresses")
 	f.StringVar(&o.operatorDeployment, "operator-deployment", "", "release: the operator's Deployment, which is stopped first")
+	f.StringVar(&o.leaseName, "lease-name", "plugin-server-operator", "lease of the leader election")
 	f.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "DEBUG, INFO, WARN or ERROR")
 	if err := f.Parse(args); err != nil {
 		return o, err

@@ -41,7 +41,7 @@ func TestParse(t *testing.T) {
 			},
 			watchNamespaces: []string{"operators"}, storeDir: "/store", storeBudget: 4 << 30,
 			artifactListen: ":8082", healthListen: ":8081", metricsListen: ":8080", maxFetches: 8, resync: 10 * time.Minute,
-			logLevel: slog.LevelInfo,
+			logLevel: slog.LevelInfo, leaseName: "plugin-server-operator",
 		}
 	}
 	for name, c := range map[string]struct {
@@ -62,8 +62,9 @@ func TestParse(t *testing.T) {
 			o.settings.Namespace, o.settings.Image, o.watchNamespaces = "x", "y", []string{"x"}
 		}},
 		"all the rest": {[]string{"--leader-elect", "--store-dir=/s", "--store-budget=1Gi", "--artifact-listen=:1", "--health-listen=:2", "--metrics-listen=0",
-			"--artifact-url=http://a", "--max-concurrent-fetches=3", "--resync=1m", "--allow-loopback", "--log-level=DEBUG", "--operator-deployment=op"}, func(o *options) {
+			"--artifact-url=http://a", "--max-concurrent-fetches=3", "--resync=1m", "--allow-loopback", "--log-level=DEBUG", "--operator-deployment=op", "--lease-name=l"}, func(o *options) {
 			o.leaderElect, o.storeDir, o.storeBudget, o.artifactListen, o.healthListen, o.metricsListen = true, "/s", 1<<30, ":1", ":2", "0"
+			o.leaseName = "l"
 			o.settings.ArtifactURL, o.maxFetches, o.resync, o.allowLoopback, o.logLevel, o.operatorDeployment = "http://a", 3, time.Minute, true, slog.LevelDebug, "op"
 		}},
 		"registries": {[]string{"--registries-config=" + registries}, func(o *options) {

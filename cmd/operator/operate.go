@@ -25,8 +25,6 @@ import (
 )
 
 const (
-	// leaseName is the lease of the leader election.
-	leaseName = "plugin-server-operator"
 	// collectEvery and collectAge: what no catalog names and no source wants any
 	// more leaves the store; young modules stay, their catalog may be on its way.
 	collectEvery = 10 * time.Minute
@@ -95,7 +93,7 @@ func newManager(config *rest.Config, o options) (ctrl.Manager, error) {
 		Cache:                         controllers.CacheOptions(o.watchNamespaces, o.settings, o.resync),
 		Client:                        client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
 		LeaderElection:                o.leaderElect,
-		LeaderElectionID:              leaseName,
+		LeaderElectionID:              o.leaseName,
 		LeaderElectionNamespace:       o.settings.Namespace,
 		LeaderElectionReleaseOnCancel: true, // the process ends with its manager
 		HealthProbeBindAddress:        o.healthListen,

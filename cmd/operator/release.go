@@ -47,7 +47,7 @@ func release(ctx context.Context, o options) error {
 			return fmt.Errorf("stop the operator: %w", err)
 		}
 	}
-	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: o.settings.Namespace, Name: leaseName}}
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: o.settings.Namespace, Name: o.leaseName}}
 	return errors.Join(
 		controllers.ReleaseAll(ctx, c, o.settings, o.watchNamespaces),
 		client.IgnoreNotFound(c.Delete(ctx, lease)),

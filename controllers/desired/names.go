@@ -44,6 +44,14 @@ func Selector(server string) map[string]string {
 	return map[string]string{"app": server, "higress": server}
 }
 
+// Pods selects the pods of a server for what may be changed later, and must not
+// reach the pods of somebody else's Deployment that has the same two labels.
+func Pods(server string) map[string]string {
+	labels := Selector(server)
+	labels[ManagedByLabel] = ManagedBy
+	return labels
+}
+
 // Labels gives the labels of every object of a server.
 func Labels(server string) map[string]string {
 	labels := Selector(server)

@@ -60,7 +60,7 @@ func Service(p Parameters) *corev1ac.ServiceApplyConfiguration {
 		WithOwnerReferences(owner(p.Server)).
 		WithSpec(corev1ac.ServiceSpec().
 			WithType(corev1.ServiceTypeClusterIP).
-			WithSelector(Selector(p.Server.Name)).
+			WithSelector(Pods(p.Server.Name)).
 			WithPorts(corev1ac.ServicePort().
 				WithName("http").WithProtocol(corev1.ProtocolTCP).
 				WithPort(ServicePort).WithTargetPort(intstr.FromInt32(HTTPPort))))
@@ -78,7 +78,7 @@ func PodDisruptionBudget(p Parameters) *policyv1ac.PodDisruptionBudgetApplyConfi
 		WithSpec(policyv1ac.PodDisruptionBudgetSpec().
 			WithMaxUnavailable(intstr.FromInt32(1)).
 			WithUnhealthyPodEvictionPolicy(policyv1.AlwaysAllow).
-			WithSelector(metav1ac.LabelSelector().WithMatchLabels(Selector(p.Server.Name))))
+			WithSelector(metav1ac.LabelSelector().WithMatchLabels(Pods(p.Server.Name))))
 }
 
 // NetworkPolicy lets everybody fetch plugins, and nobody but the operator and
@@ -86,14 +86,14 @@ func PodDisruptionBudget(p Parameters) *policyv1ac.PodDisruptionBudgetApplyConfi
 // operator, to each other and to DNS, and to nothing else.
 func NetworkPolicy(p Parameters) *networkingv1ac.NetworkPolicyApplyConfiguration {
 	siblings := networkingv1ac.NetworkPolicyPeer().
-		WithPodSelector(metav1ac.LabelSelector().WithMatchLabels(Selector(p.Server.Name)))
+		WithPodSelector(metav1ac.LabelSelector().WithMatchLabels(Pods(p.Server.Name)))
 	operator := networkingv1ac.NetworkPolicyPeer().
 		WithNamespaceSelector(metav1ac.LabelSelector().WithMatchLabels(map[string]string{corev1.LabelMetadataName: p.OperatorNamespace}))
 	return networkingv1ac.NetworkPolicy(p.Server.Name, p.Server.Namespace).
 		WithLabels(Labels(p.Server.Name)).
 		WithOwnerReferences(owner(p.Server)).
 		WithSpec(networkingv1ac.NetworkPolicySpec().
-			WithPodSelector(metav1ac.LabelSelector().WithMatchLabels(Selector(p.Server.Name))).
+			WithPodSelector(metav1ac.LabelSelector().WithMatchLabels(Pods(p.Server.Name))).
 			WithPolicyTypes(networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress).
 			WithIngress(
 				networkingv1ac.NetworkPolicyIngressRule().WithPorts(tcp(HTTPPort)),

@@ -64,10 +64,7 @@ func (i *Integrator) Reconcile(ctx context.Context, target Target, claim Claim) 
 	switch d.action {
 	case set:
 		if i.contested(target, d.value, claim.Generation) {
-			return Outcome{
-				Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonFieldContested,
-				Message: fmt.Sprintf("somebody took %s of %s away %d times within %s, so it is not set again: find who replaces the Deployment, or set the mode to Observe", target.Variable, place(target), contestedAfter, contestedWithin),
-			}, nil
+			return contestedOutcome(target), nil
 		}
 		if err := i.Client.Apply(ctx, leaf(target, seen, d.value), client.FieldOwner(desired.FieldManager)); err != nil {
 			return i.explain(target, seen, err)
@@ -91,7 +88,21 @@ func (i *Integrator) Report(ctx context.Context, target Target, claim Claim) (Ou
 	if err != nil {
 		return i.explain(target, observation{}, err)
 	}
-	return decide(target, seen, claim).outcome, nil
+	d := decide(target, seen, claim)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if h := i.seen[target.Deployment]; d.action == set && h != nil &&
+		h.value == d.value && h.generation == claim.Generation && len(h.reverted) >= contestedAfter {
+		return contestedOutcome(target), nil
+	}
+	return d.outcome, nil
+}
+
+func contestedOutcome(target Target) Outcome {
+	return Outcome{
+		Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonFieldContested,
+		Message: fmt.Sprintf("somebody took %s of %s away %d times within %s, so it is not set again: find who replaces the Deployment, or set the mode to Observe", target.Variable, place(target), contestedAfter, contestedWithin),
+	}
 }
 
 // contested notes what is about to be set and says whether somebody keeps

@@ -36,6 +36,7 @@ var (
 
 // module is a module of the target.
 type module struct {
+	spare    bool // only retained or superseded
 	sha256   string
 	size     int64
 	there    bool // on the volume
@@ -62,12 +63,12 @@ func (f *Follower) plan() {
 		before[m.sha256] = m
 	}
 	f.wanted = nil
-	seen := map[string]bool{}
-	want := func(sha256 string, size int64) {
-		if seen[sha256] {
+	seen := map[string]*module{}
+	want := func(sha256 string, size int64, spare bool) {
+		if m := seen[sha256]; m != nil {
+			m.spare = m.spare && spare
 			return
 		}
-		seen[sha256] = true
 		m := before[sha256]
 		if m == nil || m.size != size {
 			m = &module{sha256: sha256, size: size}
@@ -75,16 +76,17 @@ func (f *Follower) plan() {
 			delete(before, sha256)
 			m.attempts, m.due = 0, time.Time{}
 		}
+		seen[sha256], m.spare = m, spare
 		m.there = f.options.Volume.Has(sha256, size)
 		f.wanted = append(f.wanted, m)
 	}
 	for _, e := range f.target.Entries {
 		if !e.Pending() {
-			want(e.SHA256, e.Size)
+			want(e.SHA256, e.Size, e.RetainedUntil != "")
 		}
 	}
 	for _, s := range f.target.Superseded {
-		want(s.SHA256, s.Size)
+		want(s.SHA256, s.Size, true)
 	}
 	for _, m := range before {
 		if m.running {
@@ -94,10 +96,11 @@ func (f *Follower) plan() {
 }
 
 // complete says whether nothing is left to wait for before the first
-// generation.
+// generation. What no source declares any more is tried, and not waited for: the operator
+// may have nobody left to ask for it.
 func (f *Follower) complete() bool {
 	for _, m := range f.wanted {
-		if !m.there && !m.lost {
+		if !m.there && !m.lost && (!m.spare || m.attempts == 0) {
 			return false
 		}
 	}

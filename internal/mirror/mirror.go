@@ -67,10 +67,13 @@ func (rules Rules) Rewrite(request fetch.Request) fetch.Request {
 	if best.To != "" {
 		request.URL = reference.Scheme + best.To + place[len(best.From):]
 	}
-	request.Access.PlainHTTP = request.Access.PlainHTTP || best.Insecure
-	if len(request.Access.DockerConfig) == 0 {
-		request.Access.DockerConfig = read(best.DockerConfigFile)
+	if login := read(best.DockerConfigFile); len(request.Access.DockerConfig) == 0 && len(login) > 0 {
+		// The operator's login goes where the operator says, in the way it says:
+		// a source must not make it go out in plain HTTP, or to whom its own CA vouches for.
+		request.Access = fetch.Access{DockerConfig: login, CA: read(best.CAFile), PlainHTTP: best.Insecure}
+		return request
 	}
+	request.Access.PlainHTTP = request.Access.PlainHTTP || best.Insecure
 	if len(request.Access.CA) == 0 {
 		request.Access.CA = read(best.CAFile)
 	}

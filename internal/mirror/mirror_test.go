@@ -44,6 +44,9 @@ func TestRewrite(t *testing.T) {
 		"what the source brings wins": {
 			fetch.Request{URL: "oci://public.example/a:1", Access: fetch.Access{DockerConfig: []byte("own"), CA: []byte("own CA")}},
 			fetch.Request{URL: "oci://harbor.bank/higress/a:1", Access: fetch.Access{DockerConfig: []byte("own"), CA: []byte("own CA")}}},
+		"a source cannot change how the operator's login is sent": {
+			fetch.Request{URL: "oci://public.example/a:1", Access: fetch.Access{PlainHTTP: true, CA: []byte("own CA")}},
+			fetch.Request{URL: "oci://harbor.bank/higress/a:1", Access: fetch.Access{DockerConfig: []byte("the login"), CA: []byte("the CA")}}},
 		"a missing file is none": {
 			fetch.Request{URL: "oci://gone.example/a:1"}, fetch.Request{URL: "oci://x.example/a:1"}},
 		"the digest and the expected hash stay": {

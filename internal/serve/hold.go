@@ -45,7 +45,9 @@ func (v *view) find(w wanted) (sha256 string, is verdict) {
 		return entry.SHA256, found
 	case w.sha256 != "" && v.blobs[w.sha256]:
 		return w.sha256, found
-	case v.declared[w.key] && (!served || v.missing[w.key]):
+	case v.declared[w.key] && (w.sha256 != "" || !served || v.missing[w.key]):
+		// Other content of a declared key may be on its way: a source and the
+		// WasmPlugin that pins it are often changed together.
 		return "", later
 	}
 	return "", unknown

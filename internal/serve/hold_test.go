@@ -63,7 +63,7 @@ func TestHoldEnds(t *testing.T) {
 		"unknown":                          {withPending(1), "/plugins/unknown/1/plugin.wasm", 404, "no PluginSource declares"},
 		"unknown version":                  {withPending(1, m), "/plugins/a/2/plugin.wasm", 404, "no PluginSource declares"},
 		"unknown content":                  {withPending(1, m), "/blobs/sha256/" + strings.Repeat("0", 64), 404, "no PluginSource declares"},
-		"another content than is served":   {withPending(1, m), "/plugins/a/1/plugin.wasm?sha256=" + strings.Repeat("0", 64), 404, "no PluginSource declares"},
+		"another content than is served":   {withPending(1, m), "/plugins/a/1/plugin.wasm?sha256=" + strings.Repeat("0", 64), 503, "declared, but has not arrived"},
 		"content of something pending":     {withPending(1), "/plugins/pending/1/plugin.wasm?sha256=" + strings.Repeat("0", 64), 503, "declared, but has not arrived"},
 		"content of the catalog, not here": {withPending(1, absent), "/blobs/sha256/" + absent.Entry.SHA256, 503, "declared, but has not arrived"},
 		"a pod that never saw a catalog":   {nil, "/plugins/a/1/plugin.wasm", 503, "has not seen a catalog"},
