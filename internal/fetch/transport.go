@@ -107,11 +107,16 @@ func (w *watchedBody) Read(p []byte) (int, error) {
 	w.timer.Reset(w.stall)
 	n, err := w.body.Read(p)
 	w.timer.Stop()
-	if err == nil || err == io.EOF { //nolint:errorlint // a wrapped EOF is no clean end
-		return n, err
+	if err == nil {
+		return n, nil
 	}
+	// An end that comes after the request was given up is none: a server that
+	// sees the connection go may still end its answer properly.
 	if cause := context.Cause(w.ctx); cause != nil {
-		err = cause
+		return n, &brokenError{cause}
+	}
+	if err == io.EOF { //nolint:errorlint // a wrapped EOF is no clean end
+		return n, err
 	}
 	return n, &brokenError{err}
 }
