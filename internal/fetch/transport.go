@@ -115,7 +115,7 @@ func (w *watchedBody) Read(p []byte) (int, error) {
 	if cause := context.Cause(w.ctx); cause != nil {
 		return n, &brokenError{cause}
 	}
-	if err == io.EOF { //nolint:errorlint // a wrapped EOF is no clean end
+	if err == io.EOF { // a wrapped one is no clean end
 		return n, err
 	}
 	return n, &brokenError{err}
