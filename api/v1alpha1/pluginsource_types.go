@@ -48,8 +48,9 @@ type PluginSourceSpec struct {
 	// +optional
 	Insecure bool `json:"insecure,omitempty"`
 
-	// Interval is how often tags are looked up again and failed fetches are
-	// tried again, at least 10s and at most 24h.
+	// Interval is how often a fetch is tried again that failed because of the
+	// registry or its content, at least 10s and at most 24h. What fails for a moment is
+	// tried again sooner.
 	//
 	// +optional
 	// +kubebuilder:default="10m"
