@@ -24,6 +24,7 @@
 //	desired      the objects of a server (pure, golden tests)
 //	apply        the only writer of those objects; never touches what is not ours
 //	integration  other people's Deployments: observe, decide (pure), one leaf
+//	release.go   lets go of everything, for good, before the operator is removed
 //	knowledge.go what was seen of running pods, never written anywhere
 //	setup.go     wires it all into a manager
 package controllers

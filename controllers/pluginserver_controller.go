@@ -238,7 +238,7 @@ func (r *PluginServerReconciler) writeStatus(ctx context.Context, o *observedSer
 	return 0, nil
 }
 
-// retry gives the errors that are tried again with growing pauses. Those that
+// retry gives the errors that are tried again after some seconds. Those that
 // only somebody else can mend wait for a change.
 func (o *observedServer) retry() error {
 	var again []error

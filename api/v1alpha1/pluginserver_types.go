@@ -226,8 +226,8 @@ type ControllerIntegration struct {
 
 	// MCPServerVersion is the version of the plugin mcp-server that the
 	// controller is pointed to. By default the highest one that is served when
-	// the controller is first pointed here, and then that one as long as it is
-	// served.
+	// the controller is first pointed here, and then that one as long as a
+	// source declares it, or no other is served.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=128
