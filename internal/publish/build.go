@@ -179,6 +179,14 @@ func syncAll(paths []string) error {
 // as the file system allows (ext4: 65,000).
 func link(blob, path string) error {
 	err := os.Link(blob, path)
+	// Where another writer puts the same module into its place at this moment,
+	// the file that was looked up has lost its name before it gets a second one.
+	for range 10 {
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		err = os.Link(blob, path)
+	}
 	if !errors.Is(err, syscall.EMLINK) {
 		return err
 	}
