@@ -15,7 +15,7 @@ CLUSTER := go run ./hack/cluster
 LINT := go tool -modfile=hack/tools/go.mod golangci-lint
 # The API server, kubectl and Helm of the cluster's cache: builds what is missing
 # (five minutes the first time) and sets KUBEBUILDER_ASSETS, KUBECTL and HELM.
-PARTS = $(CLUSTER) build envtest helm >&2 && eval "$$($(CLUSTER) env)"
+PARTS = $(CLUSTER) build envtest >&2 && eval "$$($(CLUSTER) env)"
 
 comma := ,
 # programs BUILDS PLATFORM PROGRAMS for an image.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -23,13 +24,6 @@ type part struct {
 	inputs  []string // files below hack/cluster whose content decides whether to build anew
 	salt    string   // what else decides
 	build   func(p *parts, dir string) error
-}
-
-// program is one Go program of a part.
-type program struct {
-	pkg   string
-	name  string // file name of the result
-	about string // how long it takes with an empty build cache and two cores
 }
 
 // parts knows where the parts are.
@@ -78,41 +72,29 @@ func cacheFolder() (string, error) {
 	return filepath.Join(base, "plugin-server-operator"), nil
 }
 
-// list describes the parts. The control plane's programs come first, because
-// they are all that envtest needs.
+// list describes the parts. What envtest and the chart tests need comes first.
 func (p *parts) list() ([]part, error) {
-	k8s, err := p.requiredVersion("kubernetes", "k8s.io/kubernetes")
+	k8s, err := p.requiredVersion("k8s.io/kubernetes")
 	if err != nil {
 		return nil, err
 	}
-	dns, err := p.requiredVersion("coredns", "github.com/coredns/coredns")
+	helm, err := p.requiredVersion("helm.sh/helm/v4")
 	if err != nil {
 		return nil, err
 	}
-	helm, err := p.requiredVersion("helm", "helm.sh/helm/v4")
-	if err != nil {
-		return nil, err
-	}
-	kubernetesInputs := []string{"kubernetes/go.mod", "kubernetes/go.sum", "kubernetes/tools.go"}
+	inputs := []string{"programs/go.mod", "programs/go.sum", "programs/tools.go", "programs/coredns/main.go", "programs/etcd/main.go"}
+	flags := kubernetesFlags(k8s) + " -X helm.sh/helm/v4/internal/version.version=" + helm
 	packages, err := debianSalt()
 	if err != nil {
 		return nil, err
 	}
 	return []part{
-		{"envtest", k8s, kubernetesInputs, kubernetesFlags(k8s), goPrograms("kubernetes", kubernetesFlags(k8s),
-			program{"k8s.io/kubernetes/cmd/kube-apiserver", "kube-apiserver", "3 to 6 min"},
-			program{"go.etcd.io/etcd/server/v3", "etcd", "15 s"},
-			program{"k8s.io/kubernetes/cmd/kubectl", "kubectl", "30 s"})},
-		{"node", k8s, kubernetesInputs, kubernetesFlags(k8s), goPrograms("kubernetes", kubernetesFlags(k8s),
-			program{"k8s.io/kubernetes/cmd/kubelet", "kubelet", "1 min"},
-			program{"k8s.io/kubernetes/cmd/kube-controller-manager", "kube-controller-manager", "1 min"},
-			program{"k8s.io/kubernetes/cmd/kube-scheduler", "kube-scheduler", "15 s"},
-			program{"k8s.io/kubernetes/cmd/kube-proxy", "kube-proxy", "15 s"})},
-		{"coredns", dns, []string{"coredns/go.mod", "coredns/go.sum", "coredns/main.go"}, "",
-			goPrograms("coredns", "", program{".", "coredns", "1 min"})},
-		{"helm", helm, []string{"helm/go.mod", "helm/go.sum", "helm/tools.go"}, helmFlags(helm),
-			goPrograms("helm", helmFlags(helm), program{"helm.sh/helm/v4/cmd/helm", "helm", "2 min"})},
-		{"pause", "1", []string{"pause/main.go"}, "", goPrograms("pause", "", program{"main.go", "pause", "5 s"})},
+		{"envtest", k8s, inputs, flags, goPrograms("programs", flags, "6 min",
+			"k8s.io/kubernetes/cmd/kube-apiserver", "./etcd", "k8s.io/kubernetes/cmd/kubectl", "helm.sh/helm/v4/cmd/helm")},
+		{"node", k8s, inputs, flags, goPrograms("programs", flags, "3 min",
+			"k8s.io/kubernetes/cmd/kubelet", "k8s.io/kubernetes/cmd/kube-controller-manager",
+			"k8s.io/kubernetes/cmd/kube-scheduler", "k8s.io/kubernetes/cmd/kube-proxy", "./coredns")},
+		{"pause", "1", []string{"pause/main.go"}, "", goPrograms(".", "", "5 s", "./pause")},
 		{"debian", "1", nil, packages, buildDebian},
 	}, nil
 }
@@ -126,10 +108,6 @@ func kubernetesFlags(version string) string {
 		major, minor = fields[0], fields[1]
 	}
 	return pkg + "gitVersion=" + version + pkg + "gitMajor=" + major + pkg + "gitMinor=" + minor + pkg + "gitTreeState=clean"
-}
-
-func helmFlags(version string) string {
-	return " -X helm.sh/helm/v4/internal/version.version=" + version
 }
 
 func (p *parts) dir(name string) string { return p.dirs[name] }
@@ -148,10 +126,10 @@ func (p *parts) key(part part) (string, error) {
 	return fmt.Sprintf("%x", hash.Sum(nil))[:12], nil
 }
 
-// requiredVersion reads the version of a module from a part's go.mod, so that
-// it is written down in one place only.
-func (p *parts) requiredVersion(folder, module string) (string, error) {
-	file := filepath.Join(p.source, folder, "go.mod")
+// requiredVersion reads the version of a module from the programs' go.mod, so
+// that it is written down in one place only.
+func (p *parts) requiredVersion(module string) (string, error) {
+	file := filepath.Join(p.source, "programs", "go.mod")
 	content, err := os.ReadFile(file)
 	if err != nil {
 		return "", err
@@ -218,21 +196,22 @@ func (p *parts) buildPart(part part) error {
 	return os.Rename(building, dir)
 }
 
-// goPrograms builds programs of the module in a folder below hack/cluster.
-func goPrograms(folder, flags string, programs ...program) func(p *parts, dir string) error {
+// goPrograms builds programs of the module in a folder below hack/cluster, in
+// one call, so that one is linked while the next is compiled. about says how
+// long it takes with an empty build cache and two cores.
+func goPrograms(folder, flags, about string, packages ...string) func(p *parts, dir string) error {
 	return func(p *parts, dir string) error {
-		for _, program := range programs {
-			cmd := exec.Command("go", "build", "-mod=readonly", "-trimpath", "-p", "2", "-buildvcs=false",
-				"-ldflags", "-s -w"+flags, "-o", filepath.Join(dir, program.name), program.pkg)
-			cmd.Dir = filepath.Join(p.source, folder)
-			// The caller's settings must not leak into what the cache keeps.
-			cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH, "GOFLAGS=", "GOWORK=off")
-			label := fmt.Sprintf("building %s (about %s when nothing is cached)", program.name, program.about)
-			if err := runWithTicks(cmd, label); err != nil {
-				return err
-			}
+		arguments := []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w" + flags, "-o", dir + "/"}
+		cmd := exec.Command("go", append(arguments, packages...)...)
+		cmd.Dir = filepath.Join(p.source, folder)
+		// The caller's settings must not leak into what the cache keeps. The
+		// compiler is a fifth faster when it collects its garbage less often.
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH, "GOFLAGS=", "GOWORK=off", "GOGC=400")
+		names := make([]string, 0, len(packages))
+		for _, p := range packages {
+			names = append(names, path.Base(p))
 		}
-		return nil
+		return runWithTicks(cmd, fmt.Sprintf("building %s (about %s when nothing is cached)", strings.Join(names, ", "), about))
 	}
 }
 
@@ -283,7 +262,7 @@ func findSource() (string, error) {
 	}
 	for start := dir; ; dir = filepath.Dir(dir) {
 		source := filepath.Join(dir, "hack", "cluster")
-		if exists(filepath.Join(source, "kubernetes", "go.mod")) {
+		if exists(filepath.Join(source, "programs", "go.mod")) {
 			return source, nil
 		}
 		if dir == filepath.Dir(dir) {

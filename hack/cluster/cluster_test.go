@@ -189,7 +189,7 @@ func TestParts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"envtest", "node", "coredns", "helm", "pause", "debian"} {
+	for _, name := range []string{"envtest", "node", "pause", "debian"} {
 		if p.dir(name) == "" {
 			t.Errorf("no folder for part %s", name)
 		}

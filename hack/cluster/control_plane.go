@@ -4,7 +4,6 @@ package main
 
 import (
 	"encoding/json"
-	"path/filepath"
 	"strconv"
 )
 
@@ -103,7 +102,7 @@ func (s *starter) startCoreDNS() (*daemon, error) {
 	if err := s.c.writeRendered("Corefile", data, "coredns", "Corefile"); err != nil {
 		return nil, err
 	}
-	return s.c.start(first.Netns, "coredns", nil, filepath.Join(s.parts.dir("coredns"), "coredns"),
+	return s.c.start(first.Netns, "coredns", nil, s.node("coredns"),
 		"-conf="+s.c.path("coredns", "Corefile"))
 }
 

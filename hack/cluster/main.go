@@ -148,7 +148,7 @@ func verbEnv(_ *cluster, _ []string) error {
 	}
 	fmt.Printf("export KUBEBUILDER_ASSETS=%s\n", shellQuote(p.dir("envtest")))
 	fmt.Printf("export KUBECTL=%s\n", shellQuote(filepath.Join(p.dir("envtest"), "kubectl")))
-	fmt.Printf("export HELM=%s\n", shellQuote(filepath.Join(p.dir("helm"), "helm")))
+	fmt.Printf("export HELM=%s\n", shellQuote(filepath.Join(p.dir("envtest"), "helm")))
 	return nil
 }
 

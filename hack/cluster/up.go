@@ -261,7 +261,7 @@ func (s *starter) writeExec() error {
 	if err != nil {
 		return err
 	}
-	folders := []string{shellQuote(s.parts.dir("envtest")), shellQuote(s.parts.dir("helm")), `"$PATH"`}
+	folders := []string{shellQuote(s.parts.dir("envtest")), `"$PATH"`}
 	for _, folder := range s.tools.binFolders() {
 		folders = append(folders, shellQuote(folder)) // last: for ctr, not to replace anything
 	}
