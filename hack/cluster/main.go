@@ -141,10 +141,8 @@ func verbEnv(_ *cluster, _ []string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"envtest", "helm"} {
-		if _, err := os.Stat(p.dir(name)); err != nil {
-			return fmt.Errorf("env: part %s is not in the cache (%w): run \"go run ./hack/cluster build envtest helm\" first", name, err)
-		}
+	if _, err := os.Stat(p.dir("envtest")); err != nil {
+		return fmt.Errorf("env: part envtest is not in the cache (%w): run \"go run ./hack/cluster build envtest\" first", err)
 	}
 	fmt.Printf("export KUBEBUILDER_ASSETS=%s\n", shellQuote(p.dir("envtest")))
 	fmt.Printf("export KUBECTL=%s\n", shellQuote(filepath.Join(p.dir("envtest"), "kubectl")))
