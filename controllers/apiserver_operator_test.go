@@ -68,7 +68,7 @@ func (w *world) start() *operator {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	fetcher := fetch.New(fetch.Options{Store: content, AllowLoopback: true})
+	fetcher := fetch.New(fetch.Options{Store: content, AllowLoopback: true, ConfigMaps: controllers.ConfigMapOpener(w.operatorClient())})
 	known := &controllers.Knowledge{}
 	queue := pipeline.New(fetcher, content, pipeline.Options{Notify: o.wakes.Source})
 	artifacts := handout.New(handout.Options{

@@ -104,7 +104,7 @@ func TestPluginSourceValidation(t *testing.T) {
 		"no version":                                {plugins("{name: a, url: 'oci://r.example/a:1'}"), version},
 		"the same name and version twice":           {plugins(one, one), "Duplicate"},
 		"two versions of one plugin":                {plugins(one, "{name: a, version: '2', url: 'oci://r.example/a:1'}"), ""},
-		"neither url nor registry":                  {plugins("{name: a, version: '1'}"), "every plugin needs a url, or the source a registry"},
+		"neither url nor registry":                  {plugins("{name: a, version: '1'}"), "every plugin needs a url or configMaps, or the source a registry"},
 		"a registry instead of a url":               {"{registry: r.example/higress, plugins: [{name: a, version: '1'}]}", ""},
 		"a registry with a port":                    {"{registry: 'r.example:5000/a/b'}", ""},
 		"a registry with a scheme":                  {"{registry: 'https://r.example'}", "spec.registry"},
@@ -131,7 +131,45 @@ func TestPluginSourceValidation(t *testing.T) {
 		"too high a priority":                       {"{priority: 1001}", "spec.priority"},
 		"a Secret without a name":                   {"{secretRef: {name: ''}}", "spec.secretRef.name"},
 		"more plugins than a source may have: 1001": {many(1001), "spec.plugins"},
+		"a file by https":                           {at("https://files.example:8443/dir/a.wasm?x=y"), ""},
+		"a file by http with its hash":              {plugins("{name: a, version: '1', url: 'http://r.example/a.wasm', sha256: " + digest + "}"), ""},
+		"a file by http without its hash":           {at("http://r.example/a.wasm"), "a plugin from http:// needs its sha256"},
+		"a file with a fragment":                    {at("https://r.example/a.wasm#x"), url},
+		"ConfigMaps":                                {plugins("{name: a, version: '1', configMaps: [a-0, a-1], sha256: " + digest + "}"), ""},
+		"ConfigMaps without a hash":                 {plugins("{name: a, version: '1', configMaps: [a-0]}"), "a plugin from configMaps needs its sha256"},
+		"ConfigMaps and a url":                      {plugins("{name: a, version: '1', url: 'oci://r.example/a:1', configMaps: [a-0], sha256: " + digest + "}"), "a url or configMaps, not both"},
+		"no ConfigMap at all":                       {plugins("{name: a, version: '1', configMaps: [], sha256: " + digest + "}"), "configMaps"},
+		"nine ConfigMaps":                           {plugins("{name: a, version: '1', configMaps: [a, b, c, d, e, f, g, h, i], sha256: " + digest + "}"), "configMaps"},
+		"aliases":                                   {plugins("{name: a, version: '1', url: 'oci://r.example/a:1', aliases: [{version: '2'}, {name: b}, {name: b, version: '3'}]}"), ""},
+		"an alias of nothing":                       {plugins("{name: a, version: '1', url: 'oci://r.example/a:1', aliases: [{}]}"), "an alias needs a name, a version or both"},
+		"an alias that leads elsewhere":             {plugins("{name: a, version: '1', url: 'oci://r.example/a:1', aliases: [{name: ..}]}"), "aliases[0].name"},
+		"seventeen aliases":                         {plugins("{name: a, version: '1', url: 'oci://r.example/a:1', aliases: [" + strings.Repeat("{version: '2'},", 17) + "]}"), "aliases"},
+		"official plugins":                          {"{official: {higressVersions: ['2.2.3', '2.2.4']}}", ""},
+		"official plugins of a release candidate":   {"{official: {higressVersions: ['2.3.0-rc.1']}}", ""},
+		"official plugins of no release":            {"{official: {higressVersions: []}}", "higressVersions"},
+		"official plugins of something else":        {"{official: {higressVersions: [latest]}}", "higressVersions"},
+		"one release twice":                         {"{official: {higressVersions: ['2.2.4', '2.2.4']}}", "Duplicate"},
+		"33 releases":                               {"{official: {higressVersions: [" + releases(33) + "]}}", "higressVersions"},
+		"a table":                                   {"{official: {higressVersions: ['2.2.4'], tableRef: {name: t, key: t.csv}}}", ""},
+		"a table without a key":                     {"{official: {higressVersions: ['2.2.4'], tableRef: {name: t}}}", "key"},
+		"a list":                                    {"{pluginsFrom: [{configMapKeyRef: {name: l, key: plugins.properties}, aliasVersions: []}]}", ""},
+		"a list from nowhere":                       {"{pluginsFrom: [{}]}", "configMapKeyRef"},
+		"a list with a key that is a path":          {"{pluginsFrom: [{configMapKeyRef: {name: l, key: a/b}}]}", "key"},
+		"nine lists":                                {"{pluginsFrom: [" + strings.Repeat("{configMapKeyRef: {name: l, key: k}},", 9) + "]}", "pluginsFrom"},
+		"versions as which everything is served":    {"{aliasVersions: ['1.0.0', latest]}", ""},
+		"such a version that leads elsewhere":       {"{aliasVersions: ['../1']}", "aliasVersions"},
+		"five such versions":                        {"{aliasVersions: [a, b, c, d, e]}", "aliasVersions"},
+		"tags that are followed":                    {"{updatePolicy: Auto}", ""},
+		"an unknown policy":                         {"{updatePolicy: Sometimes}", "updatePolicy"},
 	})
+}
+
+func releases(n int) string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf("'2.0.%d'", i)
+	}
+	return strings.Join(all, ", ")
 }
 
 func many(n int) string {

@@ -239,6 +239,20 @@ func (w *world) awaitCondition(object client.Object, kind string, status metav1.
 	return *found
 }
 
+// eventuallyNot waits until an abnormal condition is gone.
+func (w *world) eventuallyNot(object client.Object, kind string) {
+	w.t.Helper()
+	w.eventually(kind+" is gone", func(ctx context.Context) error {
+		if err := w.admin.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
+			return err
+		}
+		if c := meta.FindStatusCondition(conditionsOf(object), kind); c != nil {
+			return fmt.Errorf("%+v", *c)
+		}
+		return nil
+	})
+}
+
 func conditionsOf(object client.Object) []metav1.Condition {
 	switch o := object.(type) {
 	case *v1alpha1.PluginSource:

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -22,20 +23,30 @@ import (
 	"github.com/higress-group/plugin-server-operator/api/v1alpha1"
 	"github.com/higress-group/plugin-server-operator/controllers/declared"
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
+	"github.com/higress-group/plugin-server-operator/internal/failure"
 	"github.com/higress-group/plugin-server-operator/internal/fetch"
 	"github.com/higress-group/plugin-server-operator/internal/pipeline"
+	"github.com/higress-group/plugin-server-operator/internal/reference"
 )
 
 // retryWaiting is how soon something that is named but not there, and cannot
 // be watched (a Secret), is looked for again.
 const retryWaiting = 5 * time.Second
 
+// takeMoved is how soon a tag that was seen to move is taken over, where the
+// source wants that: once the status that says so can be read.
+const takeMoved = 100 * time.Millisecond
+
 // defaultInterval is the CRD's default, for objects that came without one.
 const defaultInterval = 10 * time.Minute
+
+// maxRequestedAt is the length of an annotation that the status takes.
+const maxRequestedAt = 256
 
 // Queue fetches plugins in the background; *pipeline.Queue is one.
 type Queue interface {
 	Want(owner string, interval time.Duration, items []pipeline.Item) []pipeline.Result
+	Refresh(owner string)
 	Forget(owner string)
 }
 
@@ -64,7 +75,8 @@ type PluginSourceReconciler struct {
 func (r *PluginSourceReconciler) SetupWithManager(manager ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(manager).
 		Named("pluginsource").
-		For(&v1alpha1.PluginSource{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		For(&v1alpha1.PluginSource{}, builder.WithPredicates(
+			predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
 		Watches(&v1alpha1.PluginServer{}, handler.EnqueueRequestsFromMapFunc(r.sourcesOfNamespace)).
 		WatchesRawSource(source.TypedChannel(r.Wake, handler.TypedEnqueueRequestsFromMapFunc(requestOf))).
 		WithOptions(controllerOptions()).
@@ -83,33 +95,55 @@ func (r *PluginSourceReconciler) Reconcile(ctx context.Context, request reconcil
 		r.Queue.Forget(request.String())
 		return reconcile.Result{}, nil
 	}
-	observed := observedSource{source: &src, plugins: declared.Plugins(&src)}
+	observed := observedSource{source: &src}
+	var lists declared.Lists
+	lists, observed.listFailures = r.observeLists(ctx, &src)
 	var access fetch.Access
 	access, observed.accessFailure = r.observeAccess(ctx, &src)
+	plugins, left := declared.Expand(&src, lists)
+	observed.plugins, observed.left = r.targets(plugins, access), left
 	if observed.accessFailure == nil {
-		observed.results = r.want(&src, observed.plugins, access)
+		observed.results = r.want(&src, observed.plugins)
 	}
 	if err := r.observeServers(ctx, &observed); err != nil {
 		return reconcile.Result{}, err
 	}
 
-	wait, err := r.writeStatus(ctx, &src, sourceStatus(observed))
+	status := sourceStatus(observed)
+	wait, err := r.writeStatus(ctx, &src, status)
 	if err != nil || wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, err
 	}
-	if observed.accessFailure != nil {
-		return reconcile.Result{RequeueAfter: retryWaiting}, nil
+	return reconcile.Result{RequeueAfter: observed.lookAgain(status)}, nil
+}
+
+// lookAgain says when to read again what is not watched.
+func (o *observedSource) lookAgain(status v1alpha1.PluginSourceStatus) time.Duration {
+	waiting := func(f listFailure) bool { return f.Class == failure.Waiting || f.Class == failure.Transient }
+	known := declared.Statuses(o.source)
+	movedNow := func(p v1alpha1.PluginStatus) bool { return moved(p) && !moved(known[keyOf(p)]) }
+	switch {
+	case o.source.Spec.UpdatePolicy == v1alpha1.UpdateAuto && slices.ContainsFunc(status.Plugins, movedNow):
+		return takeMoved
+	case o.accessFailure != nil, slices.ContainsFunc(o.listFailures, waiting):
+		return retryWaiting
+	case len(o.source.Spec.PluginsFrom) > 0, o.source.Spec.Official != nil && o.source.Spec.Official.TableRef != nil:
+		return readLists
 	}
-	return reconcile.Result{}, nil
+	return 0
 }
 
 // want wants the plugins. Of a suspended source it wants only what was fetched
 // before: the store may have lost it, and it stays served.
-func (r *PluginSourceReconciler) want(src *v1alpha1.PluginSource, plugins []declared.Plugin, access fetch.Access) []pipeline.Result {
+func (r *PluginSourceReconciler) want(src *v1alpha1.PluginSource, plugins []target) []pipeline.Result {
 	owner := client.ObjectKeyFromObject(src).String()
-	items := r.items(src, plugins, access)
+	items := items(src, plugins)
 	if !src.Spec.Suspend {
-		return r.Queue.Want(owner, interval(src), items)
+		results := r.Queue.Want(owner, interval(src), items)
+		if requestedAt(src) != src.Status.RequestedAt {
+			r.Queue.Refresh(owner)
+		}
+		return results
 	}
 	fetched := slices.DeleteFunc(slices.Clone(items), func(i pipeline.Item) bool { return i.Request.Digest == "" })
 	known := map[catalog.Key]pipeline.Result{}
@@ -123,24 +157,73 @@ func (r *PluginSourceReconciler) want(src *v1alpha1.PluginSource, plugins []decl
 	return results
 }
 
+// requestedAt is what the annotation asks for.
+func requestedAt(src *v1alpha1.PluginSource) string {
+	value := src.Annotations[v1alpha1.RequestedAtAnnotation]
+	return value[:min(len(value), maxRequestedAt)]
+}
+
+// target is a plugin with what is asked for to have it.
+type target struct {
+	declared.Plugin
+	request fetch.Request
+	// mirror is the place that is asked instead of the url, if one is.
+	mirror string
+	// published is the digest that a list gives for another place than the one that is asked.
+	published string
+}
+
+// targets says what is asked for. The digest of a list holds where the list
+// says; a copy may have another one.
+func (r *PluginSourceReconciler) targets(plugins []declared.Plugin, access fetch.Access) []target {
+	targets := make([]target, 0, len(plugins))
+	for _, p := range plugins {
+		t := target{Plugin: p, published: p.Published}
+		t.request = fetch.Request{URL: p.URL, Alternatives: p.Alternatives, SHA256: p.SHA256, Access: access}
+		if r.Rewrite != nil {
+			t.request = r.Rewrite(t.request)
+		}
+		switch {
+		case t.request.URL != p.URL:
+			t.mirror, t.published = t.request.URL, cmp.Or(p.Digest, p.Published)
+		case p.Digest != "":
+			t.request.URL += "@" + p.Digest
+		}
+		targets = append(targets, t)
+	}
+	return targets
+}
+
 // items turns plugins into what the queue fetches. A digest that was found for
 // the same url before pins the plugin: a tag that moves changes nothing by
 // itself.
-func (r *PluginSourceReconciler) items(src *v1alpha1.PluginSource, plugins []declared.Plugin, access fetch.Access) []pipeline.Item {
+func items(src *v1alpha1.PluginSource, plugins []target) []pipeline.Item {
 	recorded := declared.Statuses(src)
 	items := make([]pipeline.Item, 0, len(plugins))
 	for _, p := range plugins {
-		item := pipeline.Item{Key: p.Key, Request: fetch.Request{URL: p.URL, SHA256: p.SHA256, Access: access}}
-		known := recorded[p.Key]
-		if known.URL == p.URL && known.Digest != "" && (p.SHA256 == "" || p.SHA256 == known.SHA256) {
-			item.Request.Digest, item.Recorded = known.Digest, known.SHA256
-		}
-		if r.Rewrite != nil {
-			item.Request = r.Rewrite(item.Request)
+		item := pipeline.Item{Key: p.Key, Request: p.request}
+		item.Follow = !src.Spec.Suspend && p.SHA256 == "" && !reference.Fixed(p.request.URL)
+		if known := recorded[p.Key]; p.stillHas(known) {
+			item.Recorded = known.SHA256
+			switch {
+			case src.Spec.UpdatePolicy == v1alpha1.UpdateAuto && known.MovedTo != "":
+				item.Recorded = "" // what the tag points to now
+			case known.Mirror != p.mirror:
+				item.Request.SHA256 = known.SHA256 // the same module from another place
+			default:
+				item.Request.Digest = known.Digest
+			}
 		}
 		items = append(items, item)
 	}
 	return items
+}
+
+// stillHas says whether what was found before is what is declared now.
+func (t target) stillHas(known v1alpha1.PluginStatus) bool {
+	return known.URL == t.URL && known.Digest != "" &&
+		(t.SHA256 == "" || t.SHA256 == known.SHA256) &&
+		(t.Digest == "" || t.mirror != "" || t.Digest == known.Digest)
 }
 
 // writeStatus writes the status if it changed, and says how long to wait where
@@ -175,6 +258,9 @@ func (r *PluginSourceReconciler) record(before, after *v1alpha1.PluginSource) {
 			r.Recorder.Eventf(after, nil, corev1.EventTypeWarning, p.Reason, "Fetch", "%s: %s", key, p.Message)
 		case p.State == v1alpha1.PluginFetched && (p.SHA256 != old.SHA256 || old.State == v1alpha1.PluginFailed):
 			r.Recorder.Eventf(after, nil, corev1.EventTypeNormal, "Fetched", "Fetch", "%s: fetched %s", key, p.Digest)
+		}
+		if p.MovedTo != "" && p.MovedTo != old.MovedTo {
+			r.Recorder.Eventf(after, nil, corev1.EventTypeWarning, v1alpha1.ReasonTagsMoved, "Resolve", "%s: %s", key, movedMessage(p, after.Spec.UpdatePolicy))
 		}
 	}
 	recordReady(r.Recorder, after, before.Status.Conditions, after.Status.Conditions)

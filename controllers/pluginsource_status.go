@@ -24,12 +24,15 @@ const maxMessage = 512
 // observedSource is everything that the status of a source is made from.
 type observedSource struct {
 	source  *v1alpha1.PluginSource
-	plugins []declared.Plugin
+	plugins []target
+	left    int // plugins that are too many
 	// results of the queue, in the order of plugins; nil when it was not asked.
 	results       []pipeline.Result
 	accessFailure *failure.Error
+	listFailures  []listFailure
 	servers       []servingServer
-	clashes       []declared.Clash
+	clashes       []declared.Clash // that the source loses
+	wins          []declared.Clash
 }
 
 // servingServer is a server that selects the source, and what all its ready replicas serve.
@@ -65,8 +68,12 @@ func (r *PluginSourceReconciler) observeServers(ctx context.Context, observed *o
 		serving.served, serving.asked = r.Known.Served(client.ObjectKeyFromObject(server))
 		observed.servers = append(observed.servers, serving)
 		for _, clash := range declared.Clashes(selected) {
-			if clash.Loser == observed.source.Name && !clash.Same && !slices.Contains(observed.clashes, clash) {
+			switch {
+			case clash.Same:
+			case clash.Loser == observed.source.Name && !slices.Contains(observed.clashes, clash):
 				observed.clashes = append(observed.clashes, clash)
+			case clash.Winner == observed.source.Name && !slices.Contains(observed.wins, clash):
+				observed.wins = append(observed.wins, clash)
 			}
 		}
 	}
@@ -76,7 +83,7 @@ func (r *PluginSourceReconciler) observeServers(ctx context.Context, observed *o
 // sourceStatus makes the status of a source from what was observed. It is pure.
 func sourceStatus(o observedSource) v1alpha1.PluginSourceStatus {
 	status := *o.source.Status.DeepCopy()
-	status.ObservedGeneration = o.source.Generation
+	status.ObservedGeneration, status.RequestedAt = o.source.Generation, requestedAt(o.source)
 	status.Plugins = make([]v1alpha1.PluginStatus, len(o.plugins))
 	status.Declared, status.Fetched, status.Failed = int32(len(o.plugins)), 0, 0
 	known := declared.Statuses(o.source)
@@ -103,6 +110,9 @@ func sourceStatus(o observedSource) v1alpha1.PluginSourceStatus {
 	set(resolvedCondition(o, status))
 	set(fetched)
 	set(served)
+	setAbnormal(set, &status.Conditions, v1alpha1.ConditionTagMoved, slices.ContainsFunc(status.Plugins, moved), v1alpha1.ReasonTagsMoved, movedTags(status, o.source.Spec.UpdatePolicy))
+	warnings := warnings(o, status)
+	setAbnormal(set, &status.Conditions, v1alpha1.ConditionWarned, warnings != "", v1alpha1.ReasonWorthALook, warnings)
 	summarizeSource(set, &status, fetched, served)
 	return status
 }
@@ -110,13 +120,14 @@ func sourceStatus(o observedSource) v1alpha1.PluginSourceStatus {
 // pluginStatus says how far a plugin has come. What was found before for the
 // same url stays known while it is fetched again, or cannot be.
 func pluginStatus(
-	p declared.Plugin, before v1alpha1.PluginStatus, result *pipeline.Result, access *failure.Error,
+	p target, before v1alpha1.PluginStatus, result *pipeline.Result, access *failure.Error,
 ) v1alpha1.PluginStatus {
-	status := v1alpha1.PluginStatus{Name: p.Key.Name, Version: p.Key.Version, State: v1alpha1.PluginPending, URL: p.URL}
+	status := v1alpha1.PluginStatus{Name: p.Key.Name, Version: p.Key.Version, State: v1alpha1.PluginPending, URL: p.URL, Mirror: p.mirror}
 	if before.URL == p.URL && (p.SHA256 == "" || p.SHA256 == before.SHA256) {
 		status = before
 		status.Name, status.Version = p.Key.Name, p.Key.Version
 	}
+	status.List, status.Aliases = p.List, declared.Aliases(p.Aliases)
 	switch {
 	case access != nil && status.State != v1alpha1.PluginFetched:
 		status.State, status.Reason, status.Message = v1alpha1.PluginFailed, string(access.Reason), shorten(access.Message)
@@ -124,6 +135,7 @@ func pluginStatus(
 	case result.State == pipeline.Fetched:
 		status.State, status.Reason, status.Message = v1alpha1.PluginFetched, "", ""
 		status.Digest, status.SHA256, status.Size = result.Artifact.Digest, result.Artifact.SHA256, result.Artifact.Size
+		status.Mirror = p.mirror
 	case result.State == pipeline.Failed && result.Err != nil:
 		status.State, status.Reason, status.Message = v1alpha1.PluginFailed, string(result.Err.Reason), shorten(result.Err.Message)
 	case status.State == v1alpha1.PluginFetched || status.State == v1alpha1.PluginFailed:
@@ -131,6 +143,8 @@ func pluginStatus(
 	default:
 		status.State, status.Reason, status.Message = v1alpha1.PluginPending, "", ""
 	}
+	status.MovedTo = movedTo(status, result)
+	status.Warning = shorten(p.warning(status, result))
 	return status
 }
 
@@ -153,6 +167,9 @@ func resolvedCondition(o observedSource, status v1alpha1.PluginSourceStatus) met
 	switch {
 	case o.accessFailure != nil:
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, string(o.accessFailure.Reason), o.accessFailure.Message
+	case len(o.unread(status)) > 0:
+		first := o.unread(status)[0]
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, string(first.Reason), first.Message
 	case len(o.plugins) == 0:
 		c.Reason = v1alpha1.ReasonNothingDeclared
 	case resolved < len(status.Plugins) && status.Failed > 0:
@@ -167,6 +184,10 @@ func fetchedCondition(o observedSource, status v1alpha1.PluginSourceStatus) meta
 	c := metav1.Condition{Type: v1alpha1.ConditionFetched, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonSucceeded}
 	c.Message = fmt.Sprintf("%d of %s fetched", status.Fetched, count(len(status.Plugins)))
 	switch {
+	case len(o.unread(status)) > 0:
+		first := o.unread(status)[0]
+		c.Status, c.Reason = metav1.ConditionFalse, string(first.Reason)
+		c.Message += "; " + first.Message
 	case len(o.plugins) == 0:
 		c.Reason, c.Message = v1alpha1.ReasonNothingDeclared, "the source declares no plugin"
 	case status.Failed > 0:
@@ -207,7 +228,7 @@ func servedCondition(o observedSource, status v1alpha1.PluginSourceStatus) metav
 	served := 0
 	var lagging string
 	for _, p := range status.Plugins {
-		behind := slices.IndexFunc(o.servers, func(s servingServer) bool { return p.SHA256 == "" || s.served[keyOf(p)] != p.SHA256 })
+		behind := slices.IndexFunc(o.servers, func(s servingServer) bool { return p.SHA256 == "" || !s.serves(p) })
 		if behind < 0 {
 			served++
 		} else if p.SHA256 != "" && lagging == "" {
@@ -240,7 +261,7 @@ func summarizeSource(set func(metav1.Condition), status *v1alpha1.PluginSourceSt
 		ready.Message = fmt.Sprintf("%s fetched and served", count(len(status.Plugins)))
 	}
 	set(ready)
-	stalled := fetched.Reason == v1alpha1.ReasonPluginsFailed && onlyEditsHelp(status.Plugins)
+	stalled := fetched.Reason == v1alpha1.ReasonPluginsFailed && onlyEditsHelp(status.Plugins) || fetched.Reason == v1alpha1.ReasonUnknownRelease
 	setAbnormal(set, &status.Conditions, v1alpha1.ConditionStalled, stalled, fetched.Reason, fetched.Message)
 	under := ready.Status != metav1.ConditionTrue && !stalled && ready.Reason != v1alpha1.ReasonSuspended
 	setAbnormal(set, &status.Conditions, v1alpha1.ConditionReconciling, under, ready.Reason, ready.Message)
@@ -253,15 +274,6 @@ func onlyEditsHelp(plugins []v1alpha1.PluginStatus) bool {
 		return p.State == v1alpha1.PluginPending ||
 			(p.State == v1alpha1.PluginFailed && p.Reason != v1alpha1.ReasonInvalidReference)
 	})
-}
-
-func keyOf(p v1alpha1.PluginStatus) catalog.Key { return catalog.Key{Name: p.Name, Version: p.Version} }
-
-func count(n int) string {
-	if n == 1 {
-		return "1 plugin"
-	}
-	return fmt.Sprintf("%d plugins", n)
 }
 
 // selectSources gives the sources that a server selects.

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"github.com/higress-group/plugin-server-operator/internal/fetch"
 	"strings"
 	"testing"
 
@@ -26,7 +27,7 @@ func sourceOf(results ...pipeline.Result) observedSource {
 		o.results[i].Key = keyA(version)
 		o.source.Spec.Plugins = append(o.source.Spec.Plugins, v1alpha1.Plugin{Name: "a", Version: version, URL: "oci://r.example/a:" + version})
 	}
-	o.plugins = declared.Plugins(o.source)
+	o.plugins = (&PluginSourceReconciler{}).targets(declared.Plugins(o.source), fetch.Access{})
 	return o
 }
 
@@ -152,7 +153,7 @@ func TestServedAfterRestart(t *testing.T) {
 
 func TestPluginStatus(t *testing.T) {
 	t.Parallel()
-	p := declared.Plugin{Key: keyA("1"), URL: "oci://r.example/a:1"}
+	p := target{Plugin: declared.Plugin{Key: keyA("1"), URL: "oci://r.example/a:1"}}
 	pinned := p
 	pinned.SHA256 = "bb"
 	fetched := v1alpha1.PluginStatus{Name: "a", Version: "1", State: v1alpha1.PluginFetched, URL: p.URL, Digest: "sha256:daa", SHA256: "aa", Size: 7}
@@ -168,7 +169,7 @@ func TestPluginStatus(t *testing.T) {
 	secretMissing.State, secretMissing.Reason, secretMissing.Message = v1alpha1.PluginFailed, "SecretNotFound", "it is so: do that"
 
 	for name, c := range map[string]struct {
-		plugin declared.Plugin
+		plugin target
 		before v1alpha1.PluginStatus
 		result *pipeline.Result
 		access *failure.Error

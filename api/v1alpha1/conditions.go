@@ -21,6 +21,13 @@ const (
 	// ConditionServed of a PluginSource: every ready replica of every server
 	// that selects the source serves what was fetched.
 	ConditionServed = "Served"
+	// ConditionTagMoved of a PluginSource is true while a tag points to another
+	// digest than the one that is served.
+	ConditionTagMoved = "TagMoved"
+	// ConditionWarned of a PluginSource is true while something is worth a look
+	// although everything is served: releases that disagree, a published digest that
+	// the copy has not, a refresh that failed.
+	ConditionWarned = "Warned"
 
 	// ConditionCatalogReady of a PluginServer: the catalog is written.
 	ConditionCatalogReady = "CatalogReady"
@@ -55,6 +62,10 @@ const (
 	ReasonNotSelected = "NotSelected"
 	// ReasonDeclaredElsewhere: another source wins a name and version.
 	ReasonDeclaredElsewhere = "DeclaredElsewhere"
+	// ReasonTagsMoved: some tags point to another digest than the one that is served.
+	ReasonTagsMoved = "TagsMoved"
+	// ReasonWorthALook: the message says what, and status.plugins for which plugins.
+	ReasonWorthALook = "WorthALook"
 	// ReasonReplicasCatchingUp: ready pods serve an older catalog.
 	ReasonReplicasCatchingUp = "ReplicasCatchingUp"
 	// ReasonReplicasSilent: ready pods do not tell the operator what they serve.
@@ -113,6 +124,15 @@ const (
 	ReasonTooLarge = "TooLarge"
 	// ReasonStoreFull: the operator's store has no room.
 	ReasonStoreFull = "StoreFull"
+	// ReasonInvalidList: a list of plugins, or a table of official ones, cannot be read.
+	ReasonInvalidList = "InvalidList"
+	// ReasonUnknownRelease: no table has a release of Higress that is named.
+	ReasonUnknownRelease = "UnknownRelease"
+	// ReasonConfigMapNotFound: a ConfigMap named in the spec, or its key, does not exist.
+	ReasonConfigMapNotFound = "ConfigMapNotFound"
+	// ReasonInvalidConfigMap: a ConfigMap with a module has not exactly one key
+	// in binaryData, or may not be read.
+	ReasonInvalidConfigMap = "InvalidConfigMap"
 	// ReasonInternal: an error of the operator itself.
 	ReasonInternal = "InternalError"
 )

@@ -6,7 +6,7 @@ import (
 
 // PluginSourceSpec says where plugins come from.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.registry) || !has(self.plugins) || self.plugins.all(p, has(p.url))",message="every plugin needs a url, or the source a registry"
+// +kubebuilder:validation:XValidation:rule="has(self.registry) || !has(self.plugins) || self.plugins.all(p, has(p.url) || has(p.configMaps))",message="every plugin needs a url or configMaps, or the source a registry"
 type PluginSourceSpec struct {
 	// Plugins are the plugins of this source. A pair of name and version may
 	// stand in the list once. At most 1000.
@@ -18,9 +18,47 @@ type PluginSourceSpec struct {
 	// +kubebuilder:validation:MaxItems=1000
 	Plugins []Plugin `json:"plugins,omitempty"`
 
+	// Official are the official plugins of Higress releases, by name of the
+	// release: every path that their Consoles ask for.
+	//
+	// +optional
+	Official *OfficialPlugins `json:"official,omitempty"`
+
+	// PluginsFrom are lists of plugins that others publish. Where several parts of
+	// the source declare the same name and version, plugins comes first, then
+	// official, then these lists in their order. At most 8.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	PluginsFrom []PluginList `json:"pluginsFrom,omitempty"`
+
+	// AliasVersions are versions under which every plugin of this source is
+	// served as well: with ["1.0.0"], NAME at any version is also NAME at 1.0.0. Of
+	// several versions of one plugin the last in the list gets it. A plugin that is
+	// declared at that version keeps it.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=4
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=128
+	// +kubebuilder:validation:items:Pattern=`^[a-zA-Z0-9]([a-zA-Z0-9._+-]*[a-zA-Z0-9])?$`
+	AliasVersions []string `json:"aliasVersions,omitempty"`
+
+	// UpdatePolicy says what happens when a tag of something that is served
+	// points to another digest: Pin keeps what is served and reports both digests
+	// (TagMoved); a digest in the url, or Auto, accepts the new one.
+	//
+	// +optional
+	// +kubebuilder:default=Pin
+	UpdatePolicy UpdatePolicy `json:"updatePolicy,omitempty"`
+
 	// Registry is the place of plugins that have no url of their own: a
 	// registry host, with a port and a path where needed, without a scheme. The plugin
-	// NAME at VERSION is then oci://REGISTRY/NAME:VERSION.
+	// NAME at VERSION is then oci://REGISTRY/NAME:VERSION. For official plugins and
+	// lists it replaces the registry that publishes them; their path below it may be as
+	// published (REGISTRY/plugins/NAME) or without its first part (REGISTRY/NAME).
 	//
 	// +optional
 	// +kubebuilder:validation:MinLength=1
@@ -48,9 +86,11 @@ type PluginSourceSpec struct {
 	// +optional
 	Insecure bool `json:"insecure,omitempty"`
 
-	// Interval is how often a fetch is tried again that failed because of the
-	// registry or its content, at least 10s and at most 24h. What fails for a moment is
-	// tried again sooner.
+	// Interval is how often tags are looked up again, and how often a fetch is
+	// tried again that failed because of the registry or its content: at least 10s and
+	// at most 24h, a tenth more or less. What fails for a moment is tried again
+	// sooner. The annotation plugins.higress.io/requested-at, with any new value, asks
+	// for it at once.
 	//
 	// +optional
 	// +kubebuilder:default="10m"
@@ -75,7 +115,109 @@ type PluginSourceSpec struct {
 	Priority int32 `json:"priority,omitempty"`
 }
 
+// UpdatePolicy says what happens when a tag moves.
+//
+// +kubebuilder:validation:Enum=Pin;Auto
+type UpdatePolicy string
+
+const (
+	// UpdatePin keeps what is served.
+	UpdatePin UpdatePolicy = "Pin"
+	// UpdateAuto takes what the tag points to.
+	UpdateAuto UpdatePolicy = "Auto"
+)
+
+// RequestedAtAnnotation on a PluginSource, with a new value, has everything
+// looked up again at once.
+const RequestedAtAnnotation = "plugins.higress.io/requested-at"
+
+// OfficialPlugins are the official plugins of Higress releases.
+type OfficialPlugins struct {
+	// HigressVersions are the releases, such as "2.2.4". Where two of them want
+	// other bytes under the same path, the first in this list decides: what is added
+	// at the end changes nothing that is served. At most 32.
+	//
+	// +required
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MaxLength=32
+	// +kubebuilder:validation:items:Pattern=`^[0-9]+\.[0-9]+\.[0-9]+(-[a-zA-Z0-9.]+)?$`
+	HigressVersions []string `json:"higressVersions"`
+
+	// TableRef names a key of a ConfigMap with a table of releases that this
+	// operator does not know: lines higress,name,version,repository,tag (CSV, with
+	// that header). It adds to the operator's own table, and replaces its rows of
+	// a release that both have.
+	//
+	// +optional
+	TableRef *ConfigMapKeyReference `json:"tableRef,omitempty"`
+}
+
+// PluginList is a list of plugins: a plugins.properties, a Higress release
+// snapshot, or the lock file of a plugin server. The content says which.
+type PluginList struct {
+	// ConfigMapKeyRef names the key of a ConfigMap that holds the list.
+	//
+	// +required
+	ConfigMapKeyRef ConfigMapKeyReference `json:"configMapKeyRef"`
+
+	// AliasVersions are versions under which every plugin of the list is served
+	// as well, as in the source's own aliasVersions. Without the field that is 1.0.0
+	// for a plugins.properties, since plugin servers used to put every line there
+	// whatever its tag, and none for the others. An empty list means none.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=4
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=128
+	// +kubebuilder:validation:items:Pattern=`^[a-zA-Z0-9]([a-zA-Z0-9._+-]*[a-zA-Z0-9])?$`
+	AliasVersions []string `json:"aliasVersions,omitempty"`
+}
+
+// ConfigMapKeyReference names a key of a ConfigMap in the same namespace.
+type ConfigMapKeyReference struct {
+	// Name of the ConfigMap.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// Key in its data.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]+$`
+	Key string `json:"key"`
+}
+
+// Alias is a further name and version of a plugin.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.name) || has(self.version)",message="an alias needs a name, a version or both"
+type Alias struct {
+	// Name of the alias; without it, the plugin's own.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`
+	Name string `json:"name,omitempty"`
+	// Version of the alias; without it, the plugin's own.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9]([a-zA-Z0-9._+-]*[a-zA-Z0-9])?$`
+	Version string `json:"version,omitempty"`
+}
+
 // Plugin is one version of one plugin.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.url) || !has(self.configMaps)",message="a plugin has a url or configMaps, not both"
+// +kubebuilder:validation:XValidation:rule="!has(self.configMaps) || has(self.sha256)",message="a plugin from configMaps needs its sha256"
+// +kubebuilder:validation:XValidation:rule="!has(self.url) || !self.url.startsWith('http://') || has(self.sha256)",message="a plugin from http:// needs its sha256"
 type Plugin struct {
 	// Name is the plugin's name in the URL /plugins/NAME/VERSION/plugin.wasm:
 	// lower case letters, digits, '-', '_' and '.', beginning and ending with a letter
@@ -96,15 +238,36 @@ type Plugin struct {
 	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9]([a-zA-Z0-9._+-]*[a-zA-Z0-9])?$`
 	Version string `json:"version"`
 
-	// URL is where the plugin is: oci://HOST[:PORT]/REPOSITORY:TAG or
-	// oci://HOST[:PORT]/REPOSITORY@sha256:DIGEST. A tag is looked up once and then
-	// kept by its digest. Without a url the plugin is looked for in the
-	// source's registry.
+	// URL is where the plugin is: oci://HOST[:PORT]/REPOSITORY:TAG,
+	// oci://HOST[:PORT]/REPOSITORY@sha256:DIGEST, or the https:// or http:// address of
+	// a file (a .wasm, also gzipped or in a tar). What a tag or an address gives is
+	// kept by its digest, see updatePolicy. http:// needs a sha256. Without a url the
+	// plugin is looked for in the source's registry.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
-	// +kubebuilder:validation:Pattern=`^oci://[^\s?#]+$`
+	// +kubebuilder:validation:Pattern=`^(oci://[^\s?#]+|https?://[^\s#]+)$`
 	URL string `json:"url,omitempty"`
+
+	// ConfigMaps are the names of ConfigMaps that hold the module itself, for
+	// clusters without any registry: the .wasm file, best gzipped, split over as many
+	// as it needs, in the order of the file. Each has exactly one key, in binaryData.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	ConfigMaps []string `json:"configMaps,omitempty"`
+
+	// Aliases are further names and versions under which the plugin is served.
+	// A plugin that is declared under one of them in this source keeps it. At most 16.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	Aliases []Alias `json:"aliases,omitempty"`
 
 	// SHA256 is the SHA-256 of the Wasm module in lower case hexadecimal. A
 	// module with other bytes is refused.
@@ -131,102 +294,6 @@ type LocalObjectReference struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
-}
-
-// PluginState says how far a plugin has come.
-//
-// +kubebuilder:validation:Enum=Pending;Fetched;Failed
-type PluginState string
-
-const (
-	// PluginPending means that the first fetch has not ended yet.
-	PluginPending PluginState = "Pending"
-	// PluginFetched means that the module is verified and in the store.
-	PluginFetched PluginState = "Fetched"
-	// PluginFailed means that the last fetch failed; reason and message say
-	// why. Where a digest is given, an earlier module is still served.
-	PluginFailed PluginState = "Failed"
-)
-
-// PluginStatus is what is known of one declared plugin.
-type PluginStatus struct {
-	// Name of the plugin.
-	//
-	// +required
-	// +kubebuilder:validation:MaxLength=63
-	Name string `json:"name"`
-	// Version of the plugin.
-	//
-	// +required
-	// +kubebuilder:validation:MaxLength=128
-	Version string `json:"version"`
-	// State is Pending, Fetched or Failed.
-	//
-	// +required
-	State PluginState `json:"state"`
-	// URL is the reference that digest and sha256 were found by.
-	//
-	// +optional
-	// +kubebuilder:validation:MaxLength=1024
-	URL string `json:"url,omitempty"`
-	// Digest is the digest of the artifact's manifest.
-	//
-	// +optional
-	// +kubebuilder:validation:MaxLength=71
-	Digest string `json:"digest,omitempty"`
-	// SHA256 is the SHA-256 of the module: what a WasmPlugin's sha256 takes.
-	//
-	// +optional
-	// +kubebuilder:validation:MaxLength=64
-	SHA256 string `json:"sha256,omitempty"`
-	// Size of the module in bytes.
-	//
-	// +optional
-	Size int64 `json:"size,omitempty"`
-	// Reason of the last failure, in CamelCase.
-	//
-	// +optional
-	// +kubebuilder:validation:MaxLength=64
-	Reason string `json:"reason,omitempty"`
-	// Message says what failed, where, why and what to do.
-	//
-	// +optional
-	// +kubebuilder:validation:MaxLength=512
-	Message string `json:"message,omitempty"`
-}
-
-// PluginSourceStatus says what has become of a source.
-type PluginSourceStatus struct {
-	// ObservedGeneration is the generation of the spec this status speaks of.
-	//
-	// +optional
-	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// Conditions, by type: Ready, Reconciling, Stalled, Resolved, Fetched,
-	// Served.
-	//
-	// +optional
-	// +listType=map
-	// +listMapKey=type
-	// +kubebuilder:validation:MaxItems=16
-	Conditions []metav1.Condition `json:"conditions,omitempty"`
-	// Plugins is the state of every declared plugin.
-	//
-	// +optional
-	// +listType=atomic
-	// +kubebuilder:validation:MaxItems=4000
-	Plugins []PluginStatus `json:"plugins,omitempty"`
-	// Declared is the number of declared plugins.
-	//
-	// +optional
-	Declared int32 `json:"declared,omitempty"`
-	// Fetched is the number of plugins whose module is verified.
-	//
-	// +optional
-	Fetched int32 `json:"fetched,omitempty"`
-	// Failed is the number of plugins whose last fetch failed.
-	//
-	// +optional
-	Failed int32 `json:"failed,omitempty"`
 }
 
 // PluginSource says where plugins come from.

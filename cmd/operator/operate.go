@@ -53,7 +53,14 @@ func operate(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}
-	fetcher := fetch.New(fetch.Options{Store: content, AllowLoopback: o.allowLoopback, UserAgent: "plugin-server-operator/" + version})
+	mgr, err := newManager(config, o)
+	if err != nil {
+		return err
+	}
+	fetcher := fetch.New(fetch.Options{
+		Store: content, AllowLoopback: o.allowLoopback, UserAgent: "plugin-server-operator/" + version,
+		ConfigMaps: controllers.ConfigMapOpener(mgr.GetAPIReader()),
+	})
 	defer fetcher.Close()
 	wakes := controllers.NewWakes(ctx)
 	known := &controllers.Knowledge{}
@@ -66,10 +73,6 @@ func operate(ctx context.Context, o options) error {
 			}
 		},
 	})
-	mgr, err := newManager(config, o)
-	if err != nil {
-		return err
-	}
 	err = controllers.Setup(mgr, o.settings, controllers.Parts{
 		Queue: queue, Catalogs: artifacts, Artifact: content.Artifact, Rewrite: o.rules.Rewrite, Known: known, Wakes: wakes,
 	})

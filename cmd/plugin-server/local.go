@@ -22,6 +22,7 @@ import (
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
 	"github.com/higress-group/plugin-server-operator/internal/fetch"
 	"github.com/higress-group/plugin-server-operator/internal/publish"
+	"github.com/higress-group/plugin-server-operator/internal/reference"
 	"github.com/higress-group/plugin-server-operator/internal/serve"
 	"github.com/higress-group/plugin-server-operator/internal/store"
 )
@@ -122,6 +123,9 @@ func (l *local) addSource(ctx context.Context, fetcher *fetch.Fetcher, source *v
 	if home, err := os.UserHomeDir(); err == nil {
 		access.DockerConfig, _ = os.ReadFile(filepath.Join(home, ".docker", "config.json")) // none is anonymous
 	}
+	if len(source.Spec.PluginsFrom) > 0 {
+		l.logger.Warn("pluginsFrom is left out: there is no cluster here whose ConfigMaps could be read", "source", source.Name)
+	}
 	var fetching sync.WaitGroup
 	slots := make(chan struct{}, localSlot)
 	for _, p := range declared.Plugins(source) {
@@ -132,12 +136,14 @@ func (l *local) addSource(ctx context.Context, fetcher *fetch.Fetcher, source *v
 		fetching.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			a, err := fetcher.Fetch(ctx, fetch.Request{URL: p.URL, SHA256: p.SHA256, Access: access})
+			a, err := fetcher.Fetch(ctx, fetch.Request{URL: p.URL, Alternatives: p.Alternatives, SHA256: p.SHA256, Access: access})
 			if err != nil {
 				l.logger.Error("a plugin cannot be had", "plugin", p.Key.String(), "source", source.Name, "error", err)
 				return
 			}
-			l.serve(p.Key, a, p.URL, p.Description)
+			for _, key := range append([]catalog.Key{p.Key}, p.Aliases...) {
+				l.serve(key, a, reference.Shown(p.URL), p.Description)
+			}
 		})
 	}
 	fetching.Wait()

@@ -3,114 +3,191 @@
 package declared
 
 import (
-	"cmp"
-	"slices"
-
 	"github.com/higress-group/plugin-server-operator/api/v1alpha1"
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
+	"github.com/higress-group/plugin-server-operator/internal/list"
+	"github.com/higress-group/plugin-server-operator/internal/official"
 	"github.com/higress-group/plugin-server-operator/internal/reference"
 )
 
+// MaxPlugins is the number of plugins that one source may declare in all.
+const MaxPlugins = 1000
+
+// defaultAliasVersion is where plugin servers used to put every line of a
+// plugins.properties.
+const defaultAliasVersion = "1.0.0"
+
 // Plugin is one version of one plugin, as a source declares it.
 type Plugin struct {
-	Key         catalog.Key
-	URL         string // where it is: the plugin's own url, else its place in the source's registry
-	SHA256      string // of the module, where the source expects one
-	Description string
+	Key catalog.Key
+	// URL is where it is: the plugin's own url, else its place in the source's
+	// registry. Alternatives are asked in turn where the one before does not have it.
+	URL          string
+	Alternatives []string
+	SHA256       string // of the module, where the source expects one
+	Description  string
+	Aliases      []catalog.Key // further keys under which it is served
+	List         string        // NAME/KEY of the ConfigMap that declares it, if one does
+	// Digest is of the artifact at URL, as a list publishes it. Published is one
+	// that a list gives for another place than URL, whose copy may have another one.
+	Digest    string
+	Published string
+	// Warning says what is worth a look in the declaration.
+	Warning string
 }
 
-// Plugins gives the plugins that a source declares, in its own order.
+// Lists are the contents of what a source refers to. A list that could not be
+// read is not in it: what it declared last counts on.
+type Lists struct {
+	Plugins map[string][]list.Plugin // by Name of the reference
+	Table   official.Table           // of spec.official.tableRef; nil where it could not be read
+}
+
+// ListName is how a list is called in a status.
+func ListName(r v1alpha1.ConfigMapKeyReference) string { return r.Name + "/" + r.Key }
+
+// Plugins gives the plugins that a source declares, as far as the object says
+// so: what its lists declare stands in its status.
 func Plugins(source *v1alpha1.PluginSource) []Plugin {
-	plugins := make([]Plugin, 0, len(source.Spec.Plugins))
-	for _, p := range source.Spec.Plugins {
-		url := p.URL
-		if url == "" {
-			url = reference.Default(source.Spec.Registry, p.Name, p.Version)
+	plugins, _ := Expand(source, Lists{})
+	return plugins
+}
+
+// Expand gives the plugins that a source declares together with its lists, each
+// key once, in its own order; and how many are left out because there are too many.
+func Expand(source *v1alpha1.PluginSource, lists Lists) (plugins []Plugin, left int) {
+	e := &expansion{source: source, taken: map[catalog.Key]bool{}}
+	e.add(e.own(), nil)
+	if source.Spec.Official != nil {
+		e.add(e.official(lists.Table), nil)
+	}
+	for _, l := range source.Spec.PluginsFrom {
+		name := ListName(l.ConfigMapKeyRef)
+		if content, read := lists.Plugins[name]; read {
+			e.add(e.listed(name, content), aliasVersions(l, content))
+		} else {
+			e.add(e.recorded(name), nil)
 		}
-		plugins = append(plugins, Plugin{
-			Key:         catalog.Key{Name: p.Name, Version: p.Version},
-			URL:         url,
-			SHA256:      p.SHA256,
-			Description: p.Description,
-		})
+	}
+	e.grant()
+	return e.plugins, e.left
+}
+
+// expansion collects what a source declares.
+type expansion struct {
+	source  *v1alpha1.PluginSource
+	plugins []Plugin
+	groups  []int // where each part of the source begins in plugins
+	taken   map[catalog.Key]bool
+	left    int
+}
+
+// add takes the plugins of one part whose keys are free.
+func (e *expansion) add(plugins []Plugin, versions []string) {
+	e.groups = append(e.groups, len(e.plugins))
+	versions = append(versions[:len(versions):len(versions)], e.source.Spec.AliasVersions...)
+	for _, p := range plugins {
+		if e.taken[p.Key] {
+			continue
+		}
+		if len(e.plugins) == MaxPlugins {
+			e.left++
+			continue
+		}
+		e.taken[p.Key] = true
+		for _, v := range versions {
+			p.Aliases = append(p.Aliases, catalog.Key{Name: p.Key.Name, Version: v})
+		}
+		e.plugins = append(e.plugins, p)
+	}
+}
+
+// grant leaves every alias with one plugin: not where a plugin is declared
+// under that key, else with the first part of the source that claims it, and there with
+// the last plugin.
+func (e *expansion) grant() {
+	for i, begin := range e.groups {
+		end := len(e.plugins)
+		if i+1 < len(e.groups) {
+			end = e.groups[i+1]
+		}
+		for at := end - 1; at >= begin; at-- {
+			p := &e.plugins[at]
+			var granted []catalog.Key
+			for _, alias := range p.Aliases {
+				if !e.taken[alias] {
+					e.taken[alias] = true
+					granted = append(granted, alias)
+				}
+			}
+			p.Aliases = granted
+		}
+	}
+}
+
+// own gives spec.plugins.
+func (e *expansion) own() []Plugin {
+	spec := &e.source.Spec
+	plugins := make([]Plugin, 0, len(spec.Plugins))
+	for _, p := range spec.Plugins {
+		d := Plugin{Key: catalog.Key{Name: p.Name, Version: p.Version}, URL: p.URL, SHA256: p.SHA256, Description: p.Description}
+		switch {
+		case len(p.ConfigMaps) > 0:
+			d.URL = reference.ConfigMaps(e.source.Namespace, p.ConfigMaps)
+		case p.URL == "":
+			d.URL = reference.Default(spec.Registry, p.Name, p.Version)
+		}
+		for _, a := range p.Aliases {
+			alias := d.Key
+			if a.Name != "" {
+				alias.Name = a.Name
+			}
+			if a.Version != "" {
+				alias.Version = a.Version
+			}
+			d.Aliases = append(d.Aliases, alias)
+		}
+		plugins = append(plugins, d)
 	}
 	return plugins
 }
 
-// Winners says which of several sources decides each key: the one with the
-// highest priority, then the oldest, then the first by name. That the plugin
-// can be fetched there plays no part: a plugin that cannot be had is not replaced by
-// somebody else's.
-func Winners(sources []v1alpha1.PluginSource) map[catalog.Key]*v1alpha1.PluginSource {
-	ordered := make([]*v1alpha1.PluginSource, 0, len(sources))
-	for i := range sources {
-		ordered = append(ordered, &sources[i])
-	}
-	slices.SortFunc(ordered, precedence)
-	winners := map[catalog.Key]*v1alpha1.PluginSource{}
-	for _, source := range ordered {
-		for _, p := range source.Spec.Plugins {
-			key := catalog.Key{Name: p.Name, Version: p.Version}
-			if winners[key] == nil {
-				winners[key] = source
+// listed gives the plugins of a list that was read. In the place that the list
+// names its digests hold. In another registry a copy may have other manifests.
+func (e *expansion) listed(name string, content []list.Plugin) []Plugin {
+	plugins := make([]Plugin, 0, len(content))
+	for _, l := range content {
+		p := Plugin{Key: l.Key, URL: l.URL, SHA256: l.SHA256, Aliases: append([]catalog.Key(nil), l.Aliases...), List: name}
+		if registry := e.source.Spec.Registry; registry != "" {
+			places, err := reference.Below(registry, l.URL)
+			if err != nil {
+				continue // the list's own check takes no such reference
 			}
+			p.URL, p.Alternatives, p.Published = places[0], places[1:], l.Digest
+		} else if !reference.Fixed(l.URL) {
+			p.Digest = l.Digest
 		}
+		plugins = append(plugins, p)
 	}
-	return winners
+	return plugins
 }
 
-func precedence(a, b *v1alpha1.PluginSource) int {
-	return cmp.Or(
-		cmp.Compare(b.Spec.Priority, a.Spec.Priority),
-		a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
-		cmp.Compare(a.Name, b.Name),
-	)
-}
-
-// Clash is a key that two sources declare.
-type Clash struct {
-	Key    catalog.Key
-	Winner string
-	Loser  string
-	// Same is true where both have fetched the same module, so that nobody is
-	// refused anything.
-	Same bool
-}
-
-// Clashes lists the keys that more than one of the sources declares, ordered
-// by key and loser.
-func Clashes(sources []v1alpha1.PluginSource) []Clash {
-	winners := Winners(sources)
-	known := make(map[string]map[catalog.Key]v1alpha1.PluginStatus, len(sources))
-	for i := range sources {
-		known[sources[i].Name] = Statuses(&sources[i])
-	}
-	var clashes []Clash
-	for i := range sources {
-		for _, p := range sources[i].Spec.Plugins {
-			key := catalog.Key{Name: p.Name, Version: p.Version}
-			winner := winners[key]
-			if winner.Name == sources[i].Name {
-				continue
-			}
-			ours, theirs := known[sources[i].Name][key], known[winner.Name][key]
-			clashes = append(clashes, Clash{
-				Key: key, Winner: winner.Name, Loser: sources[i].Name,
-				Same: ours.SHA256 != "" && ours.SHA256 == theirs.SHA256,
+// recorded gives the plugins that a list declared when it was last read.
+func (e *expansion) recorded(name string) []Plugin {
+	var plugins []Plugin
+	for _, s := range e.source.Status.Plugins {
+		if s.List == name {
+			plugins = append(plugins, Plugin{
+				Key: keyOf(s), URL: s.URL, SHA256: s.SHA256, Aliases: parseAliases(s.Aliases), List: name,
 			})
 		}
 	}
-	slices.SortFunc(clashes, func(a, b Clash) int {
-		return cmp.Or(a.Key.Compare(b.Key), cmp.Compare(a.Loser, b.Loser))
-	})
-	return clashes
+	return plugins
 }
 
-// Statuses gives what the source knows of its plugins, by key.
-func Statuses(source *v1alpha1.PluginSource) map[catalog.Key]v1alpha1.PluginStatus {
-	known := make(map[catalog.Key]v1alpha1.PluginStatus, len(source.Status.Plugins))
-	for _, p := range source.Status.Plugins {
-		known[catalog.Key{Name: p.Name, Version: p.Version}] = p
+func aliasVersions(l v1alpha1.PluginList, content []list.Plugin) []string {
+	if l.AliasVersions == nil && len(content) > 0 && content[0].Format == list.Properties {
+		return []string{defaultAliasVersion}
 	}
-	return known
+	return l.AliasVersions
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/higress-group/plugin-server-operator/api/v1alpha1"
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
+	"github.com/higress-group/plugin-server-operator/internal/reference"
 	"github.com/higress-group/plugin-server-operator/internal/store"
 )
 
@@ -26,11 +27,10 @@ func Entries(
 	var entries []catalog.Entry
 	for i := range sources {
 		known := Statuses(&sources[i])
-		for _, p := range Plugins(&sources[i]) {
-			if winners[p.Key].Name != sources[i].Name {
-				continue
+		for key, p := range Keys(&sources[i]) {
+			if winners[key].Name == sources[i].Name {
+				entries = append(entries, entry(key, p, known[p.Key], artifact, before[key]))
 			}
-			entries = append(entries, entry(p, known[p.Key], artifact, before[p.Key]))
 		}
 	}
 	slices.SortFunc(entries, func(a, b catalog.Entry) int { return a.Key().Compare(b.Key()) })
@@ -38,9 +38,9 @@ func Entries(
 }
 
 func entry(
-	p Plugin, status v1alpha1.PluginStatus, artifact func(string) (store.Artifact, bool), before catalog.Entry,
+	key catalog.Key, p Plugin, status v1alpha1.PluginStatus, artifact func(string) (store.Artifact, bool), before catalog.Entry,
 ) catalog.Entry {
-	e := catalog.Entry{Name: p.Key.Name, Version: p.Key.Version}
+	e := catalog.Entry{Name: key.Name, Version: key.Version}
 	if status.SHA256 == "" || status.URL != p.URL || (p.SHA256 != "" && p.SHA256 != status.SHA256) {
 		return e // not fetched, or something else than what is declared now
 	}
@@ -60,6 +60,6 @@ func entry(
 		e.Description = p.Description
 	}
 	e.Description = strings.Join(strings.Fields(e.Description), " ")
-	e.Source, e.Digest = p.URL, status.Digest
+	e.Source, e.Digest = reference.Shown(p.URL), status.Digest
 	return e
 }

@@ -46,6 +46,10 @@ const (
 	NotWasm              Reason = "NotWasm"
 	TooLarge             Reason = "TooLarge"
 	StoreFull            Reason = "StoreFull"
+	InvalidList          Reason = "InvalidList"
+	UnknownRelease       Reason = "UnknownRelease"
+	ConfigMapNotFound    Reason = "ConfigMapNotFound"
+	InvalidConfigMap     Reason = "InvalidConfigMap"
 	InternalError        Reason = "InternalError"
 )
 
@@ -53,7 +57,8 @@ const (
 var Reasons = []Reason{
 	InvalidReference, SecretNotFound, InvalidSecret, Unauthorized, NotFound, Unreachable,
 	UntrustedCertificate, ForbiddenAddress, TooManyRequests, RegistryError, DigestMismatch,
-	Truncated, NoWasmLayer, UnsupportedArtifact, NotWasm, TooLarge, StoreFull, InternalError,
+	Truncated, NoWasmLayer, UnsupportedArtifact, NotWasm, TooLarge, StoreFull, InvalidList, UnknownRelease,
+	ConfigMapNotFound, InvalidConfigMap, InternalError,
 }
 
 // Error is a failure with its class and reason. Message is a sentence for the

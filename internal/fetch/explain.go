@@ -30,6 +30,9 @@ const maxMessage = 500
 // which may be signed, and those of oras whatever a registry sent.
 func (s *session) explain(ctx context.Context, err error) *failure.Error {
 	what := s.ref.Repository
+	if what == "" {
+		what = "/"
+	}
 	if s.ref.Tag != "" {
 		what += ":" + s.ref.Tag
 	}
@@ -50,6 +53,14 @@ func (s *session) explain(ctx context.Context, err error) *failure.Error {
 	return e
 }
 
+// where is how messages call the other side.
+func (s *session) where() string {
+	if s.repo == nil {
+		return "server " + s.ref.Registry
+	}
+	return "registry " + s.ref.Registry
+}
+
 // cut keeps a message within what the API takes.
 func cut(message string) string {
 	if len(message) <= maxMessage {
@@ -67,10 +78,10 @@ func (s *session) judge(ctx context.Context, err error, what string) *failure.Er
 	}
 	var sending *url.Error
 	if errors.As(err, &sending) {
-		return failure.New(failure.Transient, failure.Unreachable, nil, "registry %s did not give a whole HTTP answer for %s: see its log, and proxies in between", s.ref.Registry, what)
+		return failure.New(failure.Transient, failure.Unreachable, nil, "%s did not give a whole HTTP answer for %s: see its log, and proxies in between", s.where(), what)
 	}
 	return failure.New(failure.Upstream, failure.RegistryError, nil,
-		"registry %s gave an answer for %s that does not follow the distribution specification: check that the address is a registry's", s.ref.Registry, what)
+		"%s gave an answer for %s that does not follow the distribution specification: check that the address is a registry's", s.where(), what)
 }
 
 // ofContext explains that time was up or the work is no longer wanted.
@@ -80,15 +91,15 @@ func (s *session) ofContext(ctx context.Context, _ error, what string) *failure.
 		return nil
 	case errors.Is(cause, errTimeout):
 		return failure.New(failure.Transient, failure.Unreachable, errTimeout,
-			"registry %s did not give all of %s within %s: check the network to it", s.ref.Registry, what, s.fetcher.timeout)
+			"%s did not give all of %s within %s: check the network to it", s.where(), what, s.fetcher.timeout)
 	default:
-		return failure.New(failure.Transient, failure.Unreachable, cause, "fetching %s from registry %s was interrupted", what, s.ref.Registry)
+		return failure.New(failure.Transient, failure.Unreachable, cause, "fetching %s from %s was interrupted", what, s.where())
 	}
 }
 
 // ofConnection explains that there was no conversation with the registry.
 func (s *session) ofConnection(_ context.Context, err error, what string) *failure.Error {
-	host := s.ref.Registry
+	host := s.where()
 	var forbidden *forbiddenError
 	var broken *brokenError
 	var dns *net.DNSError
@@ -97,15 +108,15 @@ func (s *session) ofConnection(_ context.Context, err error, what string) *failu
 	switch {
 	case errors.As(err, &forbidden):
 		return failure.New(failure.Upstream, failure.ForbiddenAddress, forbidden,
-			"registry %s leads to %s, which is %s; the operator does not connect there: name a registry with an address of its own", host, forbidden.addr, forbidden.why)
+			"%s leads to %s, which is %s; the operator does not connect there: name a registry with an address of its own", host, forbidden.addr, forbidden.why)
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return failure.New(failure.Upstream, failure.RegistryError, http.ErrSchemeMismatch,
-			"registry %s speaks plain HTTP: give it a certificate, or set insecure", host)
+			"%s speaks plain HTTP: give it a certificate, or set insecure", host)
 	case errors.Is(err, errStalled):
 		return failure.New(failure.Transient, failure.Unreachable, errStalled,
-			"registry %s stopped sending %s: nothing came for %s", host, what, s.fetcher.stallTimeout)
+			"%s stopped sending %s: nothing came for %s", host, what, s.fetcher.stallTimeout)
 	case errors.As(err, &broken):
-		return failure.New(failure.Transient, failure.Truncated, plain(broken), "the connection to registry %s broke in the middle of %s", host, what)
+		return failure.New(failure.Transient, failure.Truncated, plain(broken), "the connection to %s broke in the middle of %s", host, what)
 	}
 	if e := s.ofCertificate(err); e != nil {
 		return e
@@ -114,21 +125,21 @@ func (s *session) ofConnection(_ context.Context, err error, what string) *failu
 	switch {
 	case errors.As(err, &proxy):
 		return failure.New(failure.Transient, failure.Unreachable, nil,
-			"registry %s cannot be reached through the proxy %s: check the proxy, and the proxy settings of the operator", host, proxy.host)
+			"%s cannot be reached through the proxy %s: check the proxy, and the proxy settings of the operator", host, proxy.host)
 	case errors.As(err, &dns):
 		return failure.New(failure.Transient, failure.Unreachable, plain(dns),
-			"the name of registry %s cannot be resolved: check the url and the cluster's DNS", host)
+			"the name of %s cannot be resolved: check the url and the cluster's DNS", host)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return failure.New(failure.Transient, failure.Unreachable, syscall.ECONNREFUSED,
-			"registry %s refuses connections: check the host and port in the url, and that it runs", host)
+			"%s refuses connections: check the host and port in the url, and that it runs", host)
 	case errors.As(err, &network) && network.Timeout():
 		return failure.New(failure.Transient, failure.Unreachable, os.ErrDeadlineExceeded,
-			"registry %s does not answer: check the host and port in the url, proxies and network policies", host)
+			"%s does not answer: check the host and port in the url, proxies and network policies", host)
 	case errors.As(err, &operation):
 		return failure.New(failure.Transient, failure.Unreachable, plain(operation),
-			"registry %s cannot be reached: check the host and port in the url, proxies and network policies", host)
+			"%s cannot be reached: check the host and port in the url, proxies and network policies", host)
 	case errors.Is(err, io.EOF):
-		return failure.New(failure.Transient, failure.Unreachable, io.EOF, "registry %s closed the connection without an answer", host)
+		return failure.New(failure.Transient, failure.Unreachable, io.EOF, "%s closed the connection without an answer", host)
 	}
 	return nil
 }
@@ -136,7 +147,7 @@ func (s *session) ofConnection(_ context.Context, err error, what string) *failu
 // ofCertificate explains that the registry could not be trusted.
 func (s *session) ofCertificate(err error) *failure.Error {
 	untrusted := func(cause error, format string, args ...any) *failure.Error {
-		return failure.New(failure.Upstream, failure.UntrustedCertificate, cause, "the certificate of registry %s %s", s.ref.Registry, fmt.Sprintf(format, args...))
+		return failure.New(failure.Upstream, failure.UntrustedCertificate, cause, "the certificate of %s %s", s.where(), fmt.Sprintf(format, args...))
 	}
 	var authority x509.UnknownAuthorityError
 	var hostname x509.HostnameError
@@ -157,15 +168,16 @@ func (s *session) ofCertificate(err error) *failure.Error {
 		return untrusted(nil, "is not valid: replace it")
 	case errors.As(err, &alert), errors.As(err, &record):
 		return failure.New(failure.Upstream, failure.UntrustedCertificate, nil,
-			"no TLS connection with registry %s could be agreed on: it needs TLS 1.2 or later", s.ref.Registry)
+			"no TLS connection with %s could be agreed on: it needs TLS 1.2 or later", s.where())
 	}
 	return nil
 }
 
 // ofAnswer explains what the registry answered.
 func (s *session) ofAnswer(_ context.Context, err error, what string) *failure.Error {
-	host := s.ref.Registry
+	host := s.where()
 	var answer *errcode.ErrorResponse
+	var status statusError
 	switch {
 	case errors.Is(err, errTooManyRedirects), errors.Is(err, errDowngrade), errors.Is(err, errRealm):
 		reason := errTooManyRedirects
@@ -175,52 +187,56 @@ func (s *session) ofAnswer(_ context.Context, err error, what string) *failure.E
 			}
 		}
 		return failure.New(failure.Upstream, failure.RegistryError, reason,
-			"registry %s answered for %s with %s, which is not followed: correct the registry's settings", host, what, reason)
+			"%s answered for %s with %s, which is not followed: correct the registry's settings", host, what, reason)
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
 		return s.ofStatus(http.StatusUnauthorized, what)
 	case errors.Is(err, errdef.ErrNotFound):
 		return s.ofStatus(http.StatusNotFound, what)
 	case errors.As(err, &answer):
 		return s.ofStatus(answer.StatusCode, what)
+	case errors.As(err, &status):
+		return s.ofStatus(int(status), what)
+	case errors.Is(err, errNoModule):
+		return failure.New(failure.Upstream, failure.NoWasmLayer, nil, "%s has an archive without a .wasm file at %s: put the module itself there, or plugin.wasm into the archive", host, what)
 	}
 	return nil
 }
 
 // ofStatus explains a status of HTTP.
 func (s *session) ofStatus(status int, what string) *failure.Error {
-	host := s.ref.Registry
+	host := s.where()
 	cause := fmt.Errorf("status %d", status)
 	switch {
 	case status == http.StatusUnauthorized && s.login:
-		return failure.New(failure.Upstream, failure.Unauthorized, cause, "registry %s refused the login for %s (401): check the Secret named in secretRef", host, what)
+		return failure.New(failure.Upstream, failure.Unauthorized, cause, "%s refused the login for %s (401): check the Secret named in secretRef", host, what)
 	case status == http.StatusUnauthorized && len(s.access.DockerConfig) > 0:
-		return failure.New(failure.Upstream, failure.Unauthorized, cause, "registry %s wants a login for %s (401), and the Secret named in secretRef has none for it: add one", host, what)
+		return failure.New(failure.Upstream, failure.Unauthorized, cause, "%s wants a login for %s (401), and the Secret named in secretRef has none for it: add one", host, what)
 	case status == http.StatusUnauthorized:
-		return failure.New(failure.Upstream, failure.Unauthorized, cause, "registry %s wants a login for %s (401): name a Secret in secretRef, and check that the repository exists", host, what)
+		return failure.New(failure.Upstream, failure.Unauthorized, cause, "%s wants a login for %s (401): name a Secret in secretRef, and check that the repository exists", host, what)
 	case status == http.StatusForbidden:
-		return failure.New(failure.Upstream, failure.Unauthorized, cause, "registry %s does not allow to pull %s (403): give the login in the Secret named in secretRef that right", host, what)
+		return failure.New(failure.Upstream, failure.Unauthorized, cause, "%s does not allow to pull %s (403): give the login in the Secret named in secretRef that right", host, what)
 	case status == http.StatusNotFound:
-		return failure.New(failure.Upstream, failure.NotFound, cause, "registry %s does not have %s (404): check the url, or push it", host, what)
+		return failure.New(failure.Upstream, failure.NotFound, cause, "%s does not have %s (404): check the url, or push it", host, what)
 	case status == http.StatusTooManyRequests:
-		return failure.New(failure.Transient, failure.TooManyRequests, cause, "registry %s asks to come back later for %s (429): it is tried again; a login or a mirror may help", host, what)
+		return failure.New(failure.Transient, failure.TooManyRequests, cause, "%s asks to come back later for %s (429): it is tried again; a login or a mirror may help", host, what)
 	case status >= http.StatusInternalServerError, status == http.StatusRequestTimeout, status == http.StatusTooEarly:
-		return failure.New(failure.Transient, failure.RegistryError, cause, "registry %s has a problem of its own with %s (%d): see its log", host, what, status)
+		return failure.New(failure.Transient, failure.RegistryError, cause, "%s has a problem of its own with %s (%d): see its log", host, what, status)
 	case status == http.StatusBadRequest && s.access.PlainHTTP:
-		return failure.New(failure.Upstream, failure.RegistryError, cause, "registry %s does not understand the request for %s (400): if it speaks HTTPS, remove insecure", host, what)
+		return failure.New(failure.Upstream, failure.RegistryError, cause, "%s does not understand the request for %s (400): if it speaks HTTPS, remove insecure", host, what)
 	}
-	return failure.New(failure.Upstream, failure.RegistryError, cause, "registry %s answered %d for %s: check that the address is a registry's", host, status, what)
+	return failure.New(failure.Upstream, failure.RegistryError, cause, "%s answered %d for %s: check that the address is a registry's", host, status, what)
 }
 
 // ofContent explains that the bytes are not the right ones.
 func (s *session) ofContent(_ context.Context, err error, what string) *failure.Error {
-	host := s.ref.Registry
+	host := s.where()
 	switch {
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrTrailingData), strings.Contains(err.Error(), "digest mismatch"):
 		return failure.New(failure.Upstream, failure.DigestMismatch, content.ErrMismatchedDigest,
-			"registry %s gave other bytes for %s than its digest says: push it again, and check caches and proxies in between", host, what)
+			"%s gave other bytes for %s than its digest says: push it again, and check caches and proxies in between", host, what)
 	case errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(err.Error(), "mismatch Content-Length"):
 		return failure.New(failure.Upstream, failure.Truncated, io.ErrUnexpectedEOF,
-			"registry %s has %s in another length than its manifest says: push it again", host, what)
+			"%s has %s in another length than its manifest says: push it again", host, what)
 	}
 	return nil
 }

@@ -8,10 +8,13 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"time"
 
+	"github.com/higress-group/plugin-server-operator/internal/failure"
 	"github.com/higress-group/plugin-server-operator/internal/reference"
 	"github.com/higress-group/plugin-server-operator/internal/store"
 )
@@ -33,10 +36,11 @@ type Access struct {
 
 // Request says what to fetch.
 type Request struct {
-	URL    string // a reference, see package reference
-	SHA256 string // that the module must have, in lower case hexadecimal; empty is any
-	Digest string // of the manifest, recorded earlier for the URL; wins over its tag; may be empty
-	Access Access
+	URL          string   // see package reference
+	Alternatives []string // places to ask in turn where the one before does not have it
+	SHA256       string   // that the module must have, in lower case hexadecimal; empty is any
+	Digest       string   // of the manifest or file, recorded earlier for the URL; wins over its tag; may be empty
+	Access       Access
 }
 
 // Options of a Fetcher.
@@ -46,6 +50,9 @@ type Options struct {
 	// AllowLoopback also allows addresses of the machine itself, for tests and
 	// for a registry on the same machine.
 	AllowLoopback bool
+	// ConfigMaps opens modules that stand in ConfigMaps of the cluster, one after
+	// the other; nil where there is no cluster. Its errors are for the user.
+	ConfigMaps func(ctx context.Context, namespace string, names []string) (io.ReadCloser, error)
 	// UserAgent of all requests.
 	UserAgent string
 	// Timeout of one Fetch or Resolve as a whole; 0 is DefaultTimeout.
@@ -63,7 +70,9 @@ type Fetcher struct {
 	userAgent     string
 	allowLoopback bool
 	proxy         func(*http.Request) (*url.URL, error)
+	configMaps    func(ctx context.Context, namespace string, names []string) (io.ReadCloser, error)
 	clients       clients
+	seen          validators
 }
 
 // New makes a Fetcher. It uses the proxy that the environment names
@@ -76,6 +85,7 @@ func New(o Options) *Fetcher {
 		userAgent:     cmp.Or(o.UserAgent, "plugin-server-operator"),
 		allowLoopback: o.AllowLoopback,
 		proxy:         http.ProxyFromEnvironment,
+		configMaps:    o.ConfigMaps,
 	}
 }
 
@@ -83,12 +93,54 @@ func New(o Options) *Fetcher {
 func (f *Fetcher) Close() { f.clients.close() }
 
 // Fetch brings the module of a plugin into the store and records its artifact
-// there. It always asks the registry and always reads the whole layer, also when
+// there. It always asks the other side and always reads everything, also when
 // the store has the module: that somebody may have it is for the registry to
 // say. The error is a *failure.Error.
 func (f *Fetcher) Fetch(ctx context.Context, r Request) (store.Artifact, error) {
-	var artifact store.Artifact
-	err := f.do(ctx, r, func(ctx context.Context, s *session) (err error) {
+	return firstThere(r, func(r Request) (store.Artifact, error) { return f.fetch(ctx, r) })
+}
+
+// Resolve gives the digest that the URL has now, whatever Digest the request
+// has: of the manifest that a tag names, or of a file. A digest in the URL is
+// given back without asking. The error is a *failure.Error.
+func (f *Fetcher) Resolve(ctx context.Context, r Request) (string, error) {
+	r.Digest = ""
+	return firstThere(r, func(r Request) (string, error) { return f.resolve(ctx, r) })
+}
+
+// firstThere asks one place after the other until one has what is wanted. Some
+// registries hide what is not there behind a 401 or 403.
+func firstThere[T any](r Request, ask func(Request) (T, error)) (result T, err error) {
+	var refused *failure.Error
+	for _, url := range append([]string{r.URL}, r.Alternatives...) {
+		r.URL = url
+		result, err = ask(r)
+		if err == nil {
+			return result, nil
+		}
+		e := failure.Of(err)
+		if e.Reason != failure.NotFound && e.Reason != failure.Unauthorized {
+			return result, err
+		}
+		if refused == nil || refused.Reason == failure.NotFound && e.Reason == failure.Unauthorized {
+			refused = e
+		}
+	}
+	if len(r.Alternatives) == 0 {
+		return result, refused
+	}
+	return result, failure.New(refused.Class, refused.Reason, refused.Err, "%s",
+		cut(fmt.Sprintf("%s; %d other paths where mirrors have it were tried too, the last is %s", refused.Message, len(r.Alternatives), reference.Shown(r.URL))))
+}
+
+func (f *Fetcher) fetch(ctx context.Context, r Request) (artifact store.Artifact, err error) {
+	switch {
+	case reference.IsFile(r.URL):
+		return f.fetchFile(ctx, r)
+	case reference.IsConfigMaps(r.URL):
+		return f.fetchConfigMaps(ctx, r)
+	}
+	err = f.do(ctx, r, func(ctx context.Context, s *session) (err error) {
 		artifact, err = s.fetch(ctx, r.SHA256)
 		return err
 	})
@@ -98,20 +150,18 @@ func (f *Fetcher) Fetch(ctx context.Context, r Request) (store.Artifact, error) 
 	return artifact, nil
 }
 
-// Resolve gives the digest of the manifest that the URL's tag has now, whatever
-// Digest the request has. A digest in the URL is given back without asking.
-// The error is a *failure.Error.
-func (f *Fetcher) Resolve(ctx context.Context, r Request) (string, error) {
-	r.Digest = ""
-	var digest string
-	err := f.do(ctx, r, func(ctx context.Context, s *session) (err error) {
+func (f *Fetcher) resolve(ctx context.Context, r Request) (digest string, err error) {
+	switch {
+	case reference.IsFile(r.URL):
+		return f.resolveFile(ctx, r)
+	case reference.IsConfigMaps(r.URL):
+		return "", failure.New(failure.Spec, failure.InvalidReference, nil, "what stands in ConfigMaps has no tag that could move")
+	}
+	err = f.do(ctx, r, func(ctx context.Context, s *session) (err error) {
 		digest, err = s.resolve(ctx)
 		return err
 	})
-	if err != nil {
-		return "", err
-	}
-	return digest, nil
+	return digest, err
 }
 
 var errTimeout = errors.New("not finished in time")
@@ -129,6 +179,11 @@ func (f *Fetcher) do(ctx context.Context, r Request, task func(context.Context, 
 	if err != nil {
 		return err
 	}
+	return f.run(ctx, s, task)
+}
+
+// run does a task within the time that is allowed, and explains its error.
+func (f *Fetcher) run(ctx context.Context, s *session, task func(context.Context, *session) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, f.timeout, errTimeout)
 	defer cancel()
 	if err := task(ctx, s); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	orascontent "oras.land/oras-go/v2/content"
 
 	"github.com/higress-group/plugin-server-operator/internal/store"
 )
@@ -222,7 +223,7 @@ func FuzzOpenModule(f *testing.F) {
 		if !honest {
 			desc.Digest = digest.FromString("something else")
 		}
-		m, err := openModule(bytes.NewReader(content), desc, "")
+		m, err := openModule(container{orascontent.NewVerifyReader(bytes.NewReader(content), desc), desc.Size, likelihood(desc) > 1}, "")
 		if err != nil {
 			return
 		}

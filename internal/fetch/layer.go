@@ -11,8 +11,7 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2/content"
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/higress-group/plugin-server-operator/internal/failure"
 	"github.com/higress-group/plugin-server-operator/internal/inspect"
@@ -29,6 +28,9 @@ const (
 	// Modules shrink 3 to 5 times; gzip itself can reach 1,032.
 	maxRatio      = 100
 	freeExpansion = 16 << 20
+	// maxWindow is how far back a zstd frame may refer, in bytes: what every decoder should support (RFC 8878), and
+	// what decoding takes of memory.
+	maxWindow = 8 << 20
 	// moduleName is the file that tools for Wasm plugins put into a tar layer.
 	moduleName = "plugin.wasm"
 	moduleExt  = ".wasm"
@@ -44,10 +46,23 @@ type otherEntry struct{ name string }
 
 func (e *otherEntry) Error() string { return "the module is " + e.name }
 
+// verifier gives foreign bytes. Once they have been read to io.EOF, Verify says whether they are the right ones.
+type verifier interface {
+	io.Reader
+	Verify() error
+}
+
+// container is what may hold a module: a layer, or a file.
+type container struct {
+	content  verifier
+	size     int64 // as declared; negative where nobody says
+	declared bool  // whether it is said to be a module
+}
+
 // moduleReader gives the module of a layer. It gives io.EOF only once the
 // layer was read to its end, matches its digest, and has no better file.
 type moduleReader struct {
-	layer  *content.VerifyReader
+	layer  verifier
 	raw    io.Reader   // the layer
 	plain  io.Reader   // the layer without compression
 	tar    *tar.Reader // nil if the layer is the module itself
@@ -64,37 +79,49 @@ type moduleReader struct {
 // what the media type says: tools often leave a default there. entry is the
 // name of the file to give out of a tar; without it, it is plugin.wasm, else the only
 // file whose name ends with .wasm. The error is errNoModule if there is none.
-func openModule(body io.Reader, layer ocispec.Descriptor, entry string) (*moduleReader, error) {
-	verified := content.NewVerifyReader(body, layer)
-	buffered := bufio.NewReaderSize(verified, 64<<10)
-	m := &moduleReader{layer: verified, raw: buffered, plain: buffered, entry: entry}
+func openModule(c container, entry string) (*moduleReader, error) {
+	buffered := bufio.NewReaderSize(c.content, 64<<10)
+	m := &moduleReader{layer: c.content, raw: buffered, plain: buffered, entry: entry}
 	start, err := buffered.Peek(tarHeader)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	compressed := bytes.HasPrefix(start, []byte("\x1f\x8b"))
+	decompressor := decompressorOf(start)
 	switch {
-	case compressed && layer.Size > maxCompressed:
-		return nil, tooLarge("a compressed layer of %d MiB", layer.Size>>20)
-	case !compressed && !isTar(start) && layer.Size > inspect.MaxModuleSize:
-		return nil, tooLarge("a module of %d MiB", layer.Size>>20)
-	case compressed:
-		if buffered, start, err = m.decompress(); err != nil {
+	case decompressor != nil && c.size > maxCompressed:
+		return nil, tooLarge("a compressed layer of %d MiB", c.size>>20)
+	case decompressor == nil && !isTar(start) && c.size > inspect.MaxModuleSize:
+		return nil, tooLarge("a module of %d MiB", c.size>>20)
+	case decompressor != nil:
+		if buffered, start, err = m.decompress(decompressor); err != nil {
 			return nil, m.broken(err)
 		}
 	}
-	return m, m.broken(m.open(buffered, start, likelihood(layer) > 1))
+	return m, m.broken(m.open(buffered, start, c.declared))
 }
 
 func isTar(start []byte) bool {
 	return len(start) == tarHeader && bytes.HasPrefix(start[tarMagicAt:], []byte("ustar"))
 }
 
-// decompress puts a gzip reader above the layer.
-func (m *moduleReader) decompress() (*bufio.Reader, []byte, error) {
+// decompressorOf says by the first bytes how something is compressed; nil if it is not.
+func decompressorOf(start []byte) func(io.Reader) (io.Reader, error) {
+	switch {
+	case bytes.HasPrefix(start, []byte("\x1f\x8b")):
+		return func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }
+	case bytes.HasPrefix(start, []byte("\x28\xb5\x2f\xfd")):
+		return func(r io.Reader) (io.Reader, error) {
+			return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+		}
+	}
+	return nil
+}
+
+// decompress puts a decompressor above the layer.
+func (m *moduleReader) decompress(decompressor func(io.Reader) (io.Reader, error)) (*bufio.Reader, []byte, error) {
 	compressed := &countingReader{reader: m.raw}
 	m.raw = compressed
-	zr, err := gzip.NewReader(compressed)
+	zr, err := decompressor(compressed)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -265,7 +292,9 @@ type countingReader struct {
 
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.reader.Read(p)
-	c.n += int64(n)
+	if c.n += int64(n); c.n > maxCompressed { // where nobody said how much there is
+		return 0, tooLarge("an archive of more than %d MiB", maxCompressed>>20)
+	}
 	return n, err
 }
 

@@ -15,6 +15,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"github.com/higress-group/plugin-server-operator/internal/inspect/inspecttest"
 	"io"
 	"log"
 	"math/big"
@@ -46,7 +47,7 @@ const (
 
 // wasm makes a module that no other name gives.
 func wasm(name string) []byte {
-	return []byte("\x00asm\x01\x00\x00\x00" + strings.Repeat("module "+name+"; ", 200))
+	return inspecttest.Filled(strings.Repeat("module "+name+"; ", 200))
 }
 
 func sum(b []byte) string {

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/registry"
 	"oras.land/oras-go/v2/registry/remote"
 
@@ -96,35 +98,49 @@ func (s *session) fetchModule(ctx context.Context, image *image, sha256 string) 
 
 // fetchLayer puts the module of one layer into the store; the error is errNoModule if it has none.
 func (s *session) fetchLayer(ctx context.Context, layer ocispec.Descriptor, sha256 string) (store.Blob, error) {
-	blob, err := s.storeLayer(ctx, layer, sha256, "")
-	var other *otherEntry
-	if errors.As(err, &other) {
-		// plugin.wasm came after another .wasm file. That is rare enough to read the layer again.
-		blob, err = s.storeLayer(ctx, layer, sha256, other.name)
-	}
+	blob, err := s.fetcher.storeModule(ctx, sha256, func() (io.ReadCloser, container, error) {
+		if layer.Size < 0 || layer.Digest.Validate() != nil {
+			return nil, container{}, failure.New(failure.Upstream, failure.UnsupportedArtifact, nil, "the manifest describes a layer without a proper size and digest")
+		}
+		if layer.Size > maxExpanded {
+			return nil, container{}, tooLarge("a layer of %d MiB", layer.Size>>20)
+		}
+		body, err := s.repo.Blobs().Fetch(ctx, layer)
+		if err != nil {
+			return nil, container{}, err
+		}
+		return body, container{content.NewVerifyReader(body, layer), layer.Size, likelihood(layer) > 1}, nil
+	})
 	if err != nil {
 		return store.Blob{}, &layerError{layer.Digest.String(), err}
 	}
 	return blob, nil
 }
 
-func (s *session) storeLayer(ctx context.Context, layer ocispec.Descriptor, sha256, entry string) (_ store.Blob, err error) {
-	if layer.Size < 0 || layer.Digest.Validate() != nil {
-		return store.Blob{}, failure.New(failure.Upstream, failure.UnsupportedArtifact, nil, "the manifest describes a layer without a proper size and digest")
+// storeModule puts the module of what open gives into the store; the error is errNoModule if it has none.
+func (f *Fetcher) storeModule(ctx context.Context, sha256 string, open func() (io.ReadCloser, container, error)) (store.Blob, error) {
+	blob, err := f.storeEntry(ctx, sha256, "", open)
+	var other *otherEntry
+	if errors.As(err, &other) {
+		// plugin.wasm came after another .wasm file. That is rare enough to read everything again.
+		blob, err = f.storeEntry(ctx, sha256, other.name, open)
 	}
-	if layer.Size > maxExpanded {
-		return store.Blob{}, tooLarge("a layer of %d MiB", layer.Size>>20)
-	}
-	body, err := s.repo.Blobs().Fetch(ctx, layer)
+	return blob, err
+}
+
+func (f *Fetcher) storeEntry(
+	ctx context.Context, sha256, entry string, open func() (io.ReadCloser, container, error),
+) (_ store.Blob, err error) {
+	body, c, err := open()
 	if err != nil {
 		return store.Blob{}, err
 	}
 	defer body.Close()
-	module, err := openModule(body, layer, entry)
+	module, err := openModule(c, entry)
 	if err != nil {
 		return store.Blob{}, err
 	}
-	blob, err := s.fetcher.store.Put(ctx, module, sha256)
+	blob, err := f.store.Put(ctx, module, sha256)
 	if reason := failure.Of(err); err != nil && (reason.Reason == failure.NotWasm || reason.Reason == failure.TooLarge) {
 		// The store stopped reading. What is said about the module holds only if
 		// the layer is what its digest says, and the right file in it.

@@ -1,5 +1,5 @@
-// Package inspect checks a Wasm module while its bytes flow by. So far it
-// knows the header and the size; a look into the sections belongs here too.
+// Package inspect checks a Wasm module while its bytes flow by: the header, the
+// size and the sections. It knows what a module imports, and what gateways offer.
 package inspect
 
 import (
@@ -22,36 +22,64 @@ var header = []byte("\x00asm\x01\x00\x00\x00")
 var component = []byte("\x0d\x00\x01\x00")
 
 // Checker is an io.Writer that checks the module written to it. The zero value
-// is ready to use.
+// is ready to use. However long the module is, its memory is bounded.
 type Checker struct {
-	start []byte // at most the length of the header
-	size  int64
+	start    []byte // at most the length of the header
+	size     int64
+	sections scanner
+	err      error // what was found, for good
 }
 
 // Write checks the next bytes of the module. It fails with NotWasm as soon as
-// they cannot be one's, and with TooLarge beyond MaxModuleSize.
+// they cannot be one's, and with TooLarge beyond MaxModuleSize. After a failure
+// it fails with the same one.
 func (c *Checker) Write(p []byte) (int, error) {
-	c.size += int64(len(p))
-	if missing := len(header) - len(c.start); missing > 0 {
-		c.start = append(c.start, p[:min(missing, len(p))]...)
-		if !bytes.HasPrefix(header, c.start) && (len(c.start) == len(header) || !bytes.HasPrefix(header, c.start[:min(4, len(c.start))])) {
-			return 0, c.notWasm()
-		}
+	if c.err == nil {
+		c.err = c.check(p)
 	}
-	if c.size > MaxModuleSize {
-		return 0, failure.New(failure.Upstream, failure.TooLarge, nil,
-			"the module is larger than %d MiB, more than gateways read: publish a smaller one", MaxModuleSize>>20)
+	if c.err != nil {
+		return 0, c.err
 	}
 	return len(p), nil
 }
 
-// Close says whether what was written is a whole header at least.
-func (c *Checker) Close() error {
-	if len(c.start) < len(header) {
-		return c.notWasm()
+func (c *Checker) check(p []byte) error {
+	fits := p[:min(int64(len(p)), MaxModuleSize-c.size)]
+	c.size += int64(len(p))
+	if missing := len(header) - len(c.start); missing > 0 {
+		n := min(missing, len(fits))
+		c.start = append(c.start, fits[:n]...)
+		if !bytes.HasPrefix(header, c.start) && (len(c.start) == len(header) || !bytes.HasPrefix(header, c.start[:min(4, len(c.start))])) {
+			return c.notWasm()
+		}
+		fits = fits[n:]
+		c.sections.offset += int64(n)
+	}
+	if err := c.sections.scan(fits); err != nil {
+		return err
+	}
+	if c.size > MaxModuleSize {
+		return failure.New(failure.Upstream, failure.TooLarge, nil,
+			"the module is larger than %d MiB, more than gateways read: publish a smaller one", MaxModuleSize>>20)
 	}
 	return nil
 }
+
+// Close says whether what was written is a whole module, as far as its header
+// and its sections tell.
+func (c *Checker) Close() error {
+	switch {
+	case c.err != nil:
+	case len(c.start) < len(header):
+		c.err = c.notWasm()
+	default:
+		c.err = c.sections.close()
+	}
+	return c.err
+}
+
+// Module is what the sections said. It is valid once Close has returned nil.
+func (c *Checker) Module() Module { return c.sections.module() }
 
 func (c *Checker) notWasm() error {
 	return failure.New(failure.Upstream, failure.NotWasm, nil, "this is no Wasm module: %s", describe(c.start))

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/higress-group/plugin-server-operator/internal/failure"
+	"github.com/higress-group/plugin-server-operator/internal/inspect/inspecttest"
 )
 
 func TestChecker(t *testing.T) {
@@ -14,7 +15,7 @@ func TestChecker(t *testing.T) {
 		says   string // nothing: it is a module
 	}{
 		"the smallest module":        {"\x00asm\x01\x00\x00\x00", ""},
-		"a module":                   {"\x00asm\x01\x00\x00\x00 and sections", ""},
+		"a module":                   {string(inspecttest.Filled(" and sections")), ""},
 		"nothing":                    {"", "it is empty"},
 		"a cut header":               {"\x00asm\x01", "ends after 5 bytes"},
 		"one byte":                   {"\x00", "ends after 1 bytes"},
@@ -65,7 +66,8 @@ func check(module string, size int) error {
 func TestCheckerLimit(t *testing.T) {
 	t.Parallel()
 	var c Checker
-	if _, err := c.Write(header); err != nil {
+	begin := inspecttest.Module([]byte{0}, inspecttest.Number(MaxModuleSize-13)) // and a custom section up to the limit
+	if _, err := c.Write(begin); err != nil {
 		t.Fatal(err)
 	}
 	block := make([]byte, 1<<20)
@@ -74,8 +76,11 @@ func TestCheckerLimit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := c.Write(block[:1<<20-len(header)]); err != nil {
+	if _, err := c.Write(block[:1<<20-len(begin)]); err != nil {
 		t.Errorf("a module of exactly the limit is refused: %v", err)
+	}
+	if at := c; at.Close() != nil {
+		t.Errorf("a module of exactly the limit is not whole: %v", at.Close())
 	}
 	if _, err := c.Write(block[:1]); failure.Of(err).Reason != failure.TooLarge {
 		t.Errorf("a module of one byte more gives %v", err)

@@ -66,6 +66,7 @@ func (rules Rules) Rewrite(request fetch.Request) fetch.Request {
 	}
 	if best.To != "" {
 		request.URL = reference.Scheme + best.To + place[len(best.From):]
+		request.Alternatives = best.below(request.Alternatives)
 	}
 	if login := read(best.DockerConfigFile); len(request.Access.DockerConfig) == 0 && len(login) > 0 {
 		// The operator's login goes where the operator says, in the way it says:
@@ -78,6 +79,18 @@ func (rules Rules) Rewrite(request fetch.Request) fetch.Request {
 		request.Access.CA = read(best.CAFile)
 	}
 	return request
+}
+
+// below gives those of further places that are below the rule's prefix, in the
+// mirror. The others are not asked: the mirror takes the place of all.
+func (r *Rule) below(urls []string) []string {
+	var replaced []string
+	for _, url := range urls {
+		if place, isOCI := strings.CutPrefix(url, reference.Scheme); isOCI && hasPrefix(place, r.From) {
+			replaced = append(replaced, reference.Scheme+r.To+place[len(r.From):])
+		}
+	}
+	return replaced
 }
 
 // hasPrefix says whether a prefix ends where a part of the place ends.

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"github.com/higress-group/plugin-server-operator/internal/inspect/inspecttest"
 	"strings"
 	"sync"
 	"testing"
@@ -31,8 +32,24 @@ type registry struct {
 	mu      sync.Mutex
 	faults  map[string]error
 	asked   []fetch.Request
-	running map[string]int // by URL; "" is all
+	checks  []fetch.Request
+	moved   map[string]string // digests of tags that moved, by URL
+	running map[string]int    // by URL; "" is all
 	most    map[string]int
+}
+
+// Resolve gives the digest of the URL, or the one that it was moved to.
+func (r *registry) Resolve(_ context.Context, request fetch.Request) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.checks = append(r.checks, request)
+	if err := r.faults[request.URL]; err != nil {
+		return "", err
+	}
+	if digest := r.moved[request.URL]; digest != "" {
+		return digest, nil
+	}
+	return digestOf(request.URL), nil
 }
 
 func (r *registry) Fetch(ctx context.Context, request fetch.Request) (store.Artifact, error) {
@@ -81,7 +98,27 @@ func (r *registry) count() int {
 	return len(r.asked)
 }
 
-func moduleOf(url string) []byte { return []byte("\x00asm\x01\x00\x00\x00" + url) }
+// checked is how often somebody looked where a URL leads.
+func (r *registry) checked(url string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, c := range r.checks {
+		if c.URL == url {
+			n++
+		}
+	}
+	return n
+}
+
+// move lets a tag lead to another digest.
+func (r *registry) move(url, digest string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.moved[url] = digest
+}
+
+func moduleOf(url string) []byte { return inspecttest.Filled(url) }
 
 func shaOf(url string) string {
 	sum := sha256.Sum256(moduleOf(url))
@@ -121,7 +158,7 @@ func inBubble(t *testing.T, o Options, test func(t *testing.T, b *bench)) {
 			t.Fatal(err)
 		}
 		b := &bench{t: t, store: s, registry: &registry{
-			store: s, took: time.Second, faults: map[string]error{}, running: map[string]int{}, most: map[string]int{},
+			store: s, took: time.Second, faults: map[string]error{}, moved: map[string]string{}, running: map[string]int{}, most: map[string]int{},
 		}}
 		o.Notify = func(owner string) {
 			b.mu.Lock()

@@ -2,9 +2,11 @@ package pipeline
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
@@ -18,8 +20,9 @@ import (
 // access: two that ask for the same with other credentials share nothing, or else
 // knowing a digest would be enough to get a private module.
 type identity struct {
-	url, sha256, digest string
-	access              [sha256.Size]byte
+	url, alternatives, sha256, digest string
+	access                            [sha256.Size]byte
+	check                             bool // only where the tag points to
 }
 
 // identifier hashes accesses. Items of one owner mostly have the same one, so it keeps the last.
@@ -39,7 +42,7 @@ func (i *identifier) of(r fetch.Request) identity {
 		}
 		i.known, i.last, i.hash = true, r.Access, sha256.Sum256(encoded)
 	}
-	return identity{r.URL, r.SHA256, r.Digest, i.hash}
+	return identity{r.URL, strings.Join(r.Alternatives, " "), r.SHA256, r.Digest, i.hash, false}
 }
 
 // item is one wanted plugin of one owner.
@@ -55,23 +58,27 @@ type item struct {
 	err      *failure.Error
 	ended    bool
 	attempts int       // failed ones in a row
-	due      time.Time // of the next attempt; zero if none is planned
-	flight   *flight   // the attempt that runs or waits for a worker
+	due      time.Time // of the next attempt, or of the next check of what is fetched; zero if none is planned
+	flight   *flight   // the attempt or check that runs or waits for a worker
+
+	follow   bool
+	latest   string         // digest at the last look
+	checkErr *failure.Error // of the last check
 }
 
 // newItem makes an item and decides what has to happen with it.
 func (q *Queue) newItem(o *owner, wanted Item, id identity) *item {
-	it := &item{owner: o, id: id, request: wanted.Request, state: Pending}
-	ref, err := reference.Parse(wanted.Request.URL)
-	if err != nil {
+	it := &item{owner: o, id: id, request: wanted.Request, state: Pending, follow: wanted.Follow}
+	var err error
+	if it.host, err = reference.HostOf(wanted.Request.URL); err != nil {
 		it.state, it.err, it.ended = Failed, failure.Of(err), true
 		return it
 	}
-	it.host = ref.Host()
 	// The caller recorded the digest for this URL itself; a digest in the URL, which anybody can write, does not do.
-	if digest := wanted.Request.Digest; digest != "" && (ref.Digest == "" || ref.Digest == digest) {
+	if digest := wanted.Request.Digest; digest != "" && reference.Allows(wanted.Request.URL, digest) {
 		if a, found := q.store.Artifact(digest); found && (id.sha256 == "" || id.sha256 == a.SHA256) {
 			it.state, it.artifact, it.ended = Fetched, a, true
+			it.planCheck(0)
 			return it
 		}
 	}
@@ -81,7 +88,10 @@ func (q *Queue) newItem(o *owner, wanted Item, id identity) *item {
 
 // result is what the owner learns.
 func (it *item) result(key catalog.Key) Result {
-	return Result{Key: key, State: it.state, Artifact: it.artifact, Err: it.err, Ended: it.ended}
+	return Result{
+		Key: key, State: it.state, Artifact: it.artifact, Err: it.err, Ended: it.ended,
+		Latest: it.latest, CheckErr: it.checkErr,
+	}
 }
 
 // recheck plans to fetch an item again whose module the store has lost.
@@ -90,13 +100,19 @@ func (q *Queue) recheck(it *item) {
 		return // is, or will be, tried anyway
 	}
 	if _, there := q.store.Stat(it.artifact.SHA256); !there {
+		q.cancel(it) // a check that is under way
 		it.state, it.attempts, it.due = Pending, 0, time.Now()
 	}
 }
 
-// attempt is the request of the next fetch: what was fetched once stays what it is.
+// attempt is the next request: a check of what is fetched, else a fetch, where
+// what was fetched once stays what it is.
 func (it *item) attempt() (identity, fetch.Request) {
 	id, request := it.id, it.request
+	if it.state == Fetched {
+		id.digest, request.Digest, id.check = "", "", true
+		return id, request
+	}
 	if it.artifact.Digest != "" {
 		id.digest, request.Digest = it.artifact.Digest, it.artifact.Digest
 	}
@@ -107,26 +123,68 @@ func (it *item) attempt() (identity, fetch.Request) {
 func (it *item) succeed(a store.Artifact) {
 	it.state, it.artifact, it.err, it.ended = Fetched, a, nil, true
 	it.attempts, it.due = 0, time.Time{}
+	if it.request.Digest == "" {
+		it.latest, it.checkErr = a.Digest, nil
+	}
+	it.planCheck(0)
+}
+
+// planCheck plans the next look at where the tag points, after a pause of its
+// own or, without one, after the owner's interval.
+func (it *item) planCheck(pause time.Duration) {
+	if it.follow {
+		it.due = time.Now().Add(jitter(cmp.Or(pause, it.owner.interval)))
+	}
+}
+
+// setFollow starts or ends looking where the tag points.
+func (it *item) setFollow(follow bool) {
+	if it.follow == follow {
+		return
+	}
+	if it.follow = follow; it.state != Fetched || it.flight != nil {
+		return
+	}
+	it.due = time.Time{}
+	it.planCheck(0)
+}
+
+// checked takes over the result of a check, and says whether it is news.
+func (it *item) checked(digest string, err *failure.Error, o Options) (news bool) {
+	if err == nil {
+		news = it.latest != digest || it.checkErr != nil
+		it.latest, it.checkErr, it.attempts = digest, nil, 0
+		it.planCheck(0)
+		return news
+	}
+	news = it.checkErr == nil || it.checkErr.Message != err.Message
+	it.checkErr = err
+	it.planCheck(it.pause(err, o))
+	return news
 }
 
 // fail takes over the failure of a fetch, and plans the next one.
 func (it *item) fail(err *failure.Error, o Options) {
 	it.state, it.err, it.ended = Failed, err, true
-	pause := it.owner.interval
-	switch err.Class {
-	case failure.Spec:
+	if err.Class == failure.Spec {
 		it.due = time.Time{}
 		return
-	case failure.Upstream:
-	default:
-		backoff := o.MaxBackoff
-		if it.attempts < 30 { // beyond, the shift would overflow
-			backoff = min(o.MinBackoff<<it.attempts, o.MaxBackoff)
-		}
-		pause = min(pause, backoff)
-		it.attempts++
 	}
-	it.due = time.Now().Add(jitter(pause))
+	it.due = time.Now().Add(jitter(it.pause(err, o)))
+}
+
+// pause after a failure: the owner's interval where the other side has to
+// change something, else one that grows.
+func (it *item) pause(err *failure.Error, o Options) time.Duration {
+	if err.Class == failure.Upstream || err.Class == failure.Spec {
+		return it.owner.interval
+	}
+	backoff := o.MaxBackoff
+	if it.attempts < 30 { // beyond, the shift would overflow
+		backoff = min(o.MinBackoff<<it.attempts, o.MaxBackoff)
+	}
+	it.attempts++
+	return min(it.owner.interval, backoff)
 }
 
 // limitPause brings the next attempt forward if the owner's interval became shorter.

@@ -49,6 +49,9 @@ type Item struct {
 	// Request.Digest, or empty. It lets Missing and Lost know of an item
 	// that was fetched before the operator started.
 	Recorded string
+	// Follow asks to look each interval where the URL leads now. What was fetched
+	// stays what it is.
+	Follow bool
 }
 
 // Result is what is known of an item.
@@ -62,11 +65,16 @@ type Result struct {
 	Err *failure.Error
 	// Ended says whether a first attempt has ended, one way or the other.
 	Ended bool
+	// Latest is the digest that the URL had at the last look; empty before it.
+	Latest string
+	// CheckErr is why the last look failed; nil if it did not.
+	CheckErr *failure.Error
 }
 
 // Fetcher fetches a plugin into the store; fetch.Fetcher does.
 type Fetcher interface {
 	Fetch(ctx context.Context, r fetch.Request) (store.Artifact, error)
+	Resolve(ctx context.Context, r fetch.Request) (digest string, err error)
 }
 
 // Options of a Queue. Zero values mean the defaults.
@@ -153,6 +161,7 @@ func (q *Queue) Want(name string, interval time.Duration, items []Item) []Result
 			}
 			declared[wanted.Key] = it
 			it.recorded = wanted.Recorded
+			it.setFollow(wanted.Follow)
 			it.limitPause(now)
 			q.recheck(it)
 		}
@@ -166,6 +175,23 @@ func (q *Queue) Want(name string, interval time.Duration, items []Item) []Result
 	o.items = declared
 	q.poke()
 	return results
+}
+
+// Refresh has everything of an owner looked at again at once: what is followed
+// is checked, and what failed is tried again.
+func (q *Queue) Refresh(name string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	o := q.owners[name]
+	if o == nil {
+		return
+	}
+	for _, it := range o.items {
+		if it.flight == nil && !it.due.IsZero() {
+			it.due = time.Now()
+		}
+	}
+	q.poke()
 }
 
 // Forget cancels and forgets everything that an owner wanted.

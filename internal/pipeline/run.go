@@ -66,7 +66,13 @@ func (q *Queue) start(ctx context.Context, workers *sync.WaitGroup) (next time.T
 		f.owner.running++
 		workers.Go(func() {
 			defer cancel()
-			artifact, err := q.fetcher.Fetch(flightCtx, f.request)
+			var artifact store.Artifact
+			var err error
+			if f.id.check {
+				artifact.Digest, err = q.fetcher.Resolve(flightCtx, f.request)
+			} else {
+				artifact, err = q.fetcher.Fetch(flightCtx, f.request)
+			}
 			q.land(ctx, f, artifact, err)
 		})
 	}
@@ -133,9 +139,14 @@ func (q *Queue) settle(ctx context.Context, f *flight, artifact store.Artifact, 
 	}
 	for it := range f.items {
 		it.flight = nil
-		if err != nil {
+		switch {
+		case f.id.check:
+			if !it.checked(artifact.Digest, failure.Of(err), q.options) {
+				continue
+			}
+		case err != nil:
 			it.fail(failure.Of(err), q.options)
-		} else {
+		default:
 			it.succeed(artifact)
 		}
 		owners = append(owners, it.owner.name)

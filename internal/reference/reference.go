@@ -168,3 +168,25 @@ func (r Reference) Target() string {
 func Default(registry, name, version string) string {
 	return Scheme + strings.TrimSuffix(registry, "/") + "/" + name + ":" + strings.ReplaceAll(version, "+", "_")
 }
+
+// Below gives the places of a published artifact below another registry, which
+// may have a path: as it is published, and without the first part of its path, as
+// replication leaves it that flattens one level. A digest is left out: a copy may
+// have another one.
+func Below(registry, url string) ([]string, error) {
+	r, err := Parse(url)
+	if err != nil {
+		return nil, err
+	}
+	registry = strings.TrimSuffix(registry, "/")
+	places := []string{Scheme + registry + "/" + r.Repository + ":" + r.Tag}
+	if _, flat, found := strings.Cut(r.Repository, "/"); found {
+		places = append(places, Scheme+registry+"/"+flat+":"+r.Tag)
+	}
+	if r.Tag == "" { // then the digest is all there is to ask for
+		for i := range places {
+			places[i] = strings.TrimSuffix(places[i], ":") + "@" + r.Digest
+		}
+	}
+	return places, nil
+}

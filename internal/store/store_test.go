@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"github.com/higress-group/plugin-server-operator/internal/inspect/inspecttest"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -33,11 +34,12 @@ func TestMain(m *testing.M) {
 // module makes bytes that begin like a module and shrink like one.
 func module(seed uint64, size int) []byte {
 	random := rand.New(rand.NewPCG(seed, 1))
-	b := append(make([]byte, 0, size), "\x00asm\x01\x00\x00\x00"...)
+	b := make([]byte, 0, size)
 	for len(b) < size {
 		word := fmt.Sprintf("local.get %d;", random.IntN(5000))
 		b = append(b, word[:min(len(word), size-len(b))]...)
 	}
+	inspecttest.Frame(b)
 	return b
 }
 

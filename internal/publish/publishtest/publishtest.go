@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"github.com/higress-group/plugin-server-operator/internal/inspect/inspecttest"
 	"io"
 	"math/rand/v2"
 	"testing"
@@ -36,7 +37,7 @@ func New(name, version string, size int, seed uint64) Module {
 	for n := len(block); n < size; n *= 2 {
 		copy(b[n:], b[:n])
 	}
-	copy(b, "\x00asm\x01\x00\x00\x00")
+	inspecttest.Frame(b)
 	sum, md5sum := sha256.Sum256(b), md5.Sum(b) // #nosec G401
 	return Module{
 		Entry: catalog.Entry{

@@ -1,0 +1,109 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/higress-group/plugin-server-operator/api/v1alpha1"
+	"github.com/higress-group/plugin-server-operator/controllers/declared"
+	"github.com/higress-group/plugin-server-operator/internal/failure"
+	"github.com/higress-group/plugin-server-operator/internal/list"
+	"github.com/higress-group/plugin-server-operator/internal/official"
+)
+
+// readLists is how often ConfigMaps with lists are read again. They are not
+// watched: the operator does not keep other people's ConfigMaps in memory.
+const readLists = 30 * time.Second
+
+// observeLists reads the lists of a source. What cannot be read is a failure,
+// and what the list declared before counts on.
+func (r *PluginSourceReconciler) observeLists(ctx context.Context, src *v1alpha1.PluginSource) (lists declared.Lists, failures []listFailure) {
+	lists.Plugins = map[string][]list.Plugin{}
+	for i, l := range src.Spec.PluginsFrom {
+		ref := l.ConfigMapKeyRef
+		content, err := r.configMapKey(ctx, src.Namespace, ref, fmt.Sprintf("pluginsFrom[%d]", i))
+		var plugins []list.Plugin
+		if err == nil {
+			plugins, err = parsed(ref, content, list.Parse)
+		}
+		if err != nil {
+			failures = append(failures, listFailure{declared.ListName(ref), err})
+			continue
+		}
+		lists.Plugins[declared.ListName(ref)] = plugins
+	}
+	if src.Spec.Official == nil {
+		return lists, failures
+	}
+	if ref := src.Spec.Official.TableRef; ref != nil {
+		content, err := r.configMapKey(ctx, src.Namespace, *ref, "official.tableRef")
+		if err == nil {
+			lists.Table, err = parsed(*ref, content, official.Parse)
+		}
+		if err != nil {
+			return lists, append(failures, listFailure{declared.ListName(*ref), err})
+		}
+	}
+	if unknown := declared.UnknownReleases(src, lists.Table); len(unknown) > 0 {
+		known := official.Embedded().Releases()
+		failures = append(failures, listFailure{"", failure.New(failure.Spec, failure.UnknownRelease, nil,
+			"official.higressVersions names %s, and the operator knows Higress %s to %s: correct it, update the operator, or give a table in official.tableRef",
+			strings.Join(unknown, ", "), known[0], known[len(known)-1])})
+	}
+	return lists, failures
+}
+
+// listFailure is why a list cannot be used.
+type listFailure struct {
+	name string // of the list; empty where no list is meant
+	*failure.Error
+}
+
+// parsed reads a list, and says which one it is where that fails.
+func parsed[T any](ref v1alpha1.ConfigMapKeyReference, content []byte, parse func([]byte) (T, error)) (T, *failure.Error) {
+	result, err := parse(content)
+	if err == nil {
+		return result, nil
+	}
+	e := failure.Of(err)
+	return result, failure.New(e.Class, e.Reason, e.Err, "key %s of ConfigMap %s: %s", ref.Key, ref.Name, e.Message)
+}
+
+func (r *PluginSourceReconciler) configMapKey(ctx context.Context, namespace string, ref v1alpha1.ConfigMapKeyReference, field string) ([]byte, *failure.Error) {
+	configMap, err := getConfigMap(ctx, r.Live, namespace, ref.Name, field)
+	if err != nil {
+		return nil, err
+	}
+	if text, found := configMap.Data[ref.Key]; found {
+		return []byte(text), nil
+	}
+	if content, found := configMap.BinaryData[ref.Key]; found {
+		return content, nil
+	}
+	return nil, failure.New(failure.Waiting, failure.ConfigMapNotFound, nil,
+		"ConfigMap %s/%s, named in %s, has no key %s: add it, or correct the key", namespace, ref.Name, field, ref.Key)
+}
+
+func getConfigMap(ctx context.Context, live client.Reader, namespace, name, field string) (*corev1.ConfigMap, *failure.Error) {
+	var configMap corev1.ConfigMap
+	err := live.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, &configMap)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, failure.New(failure.Waiting, failure.ConfigMapNotFound, err,
+			"ConfigMap %s/%s, named in %s, does not exist: create it, or correct the name", namespace, name, field)
+	case apierrors.IsForbidden(err):
+		return nil, failure.New(failure.Waiting, failure.InvalidConfigMap, err,
+			"ConfigMap %s/%s, named in %s, may not be read by the operator: check its Role in namespace %s", namespace, name, field, namespace)
+	case err != nil:
+		return nil, failure.New(failure.Transient, failure.InvalidConfigMap, err,
+			"ConfigMap %s/%s, named in %s, cannot be read: %v", namespace, name, field, err)
+	}
+	return &configMap, nil
+}
