@@ -159,6 +159,13 @@ func TestPluginSourceValidation(t *testing.T) {
 		"versions as which everything is served":    {"{aliasVersions: ['1.0.0', latest]}", ""},
 		"such a version that leads elsewhere":       {"{aliasVersions: ['../1']}", "aliasVersions"},
 		"five such versions":                        {"{aliasVersions: [a, b, c, d, e]}", "aliasVersions"},
+		"a signature":                               {`{signature: {publicKeys: "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n"}}`, ""},
+		"a signature without keys":                  {"{signature: {}}", "publicKeys"},
+		"a signature with a private key":            {`{signature: {publicKeys: "-----BEGIN EC PRIVATE KEY-----"}}`, "publicKeys"},
+		"gateways":                                  {"{gateway: {profile: higress-2.1, policy: Block, allowedImports: [env.x]}}", ""},
+		"gateways of an unknown release":            {"{gateway: {profile: envoy}}", "profile"},
+		"an unknown policy of imports":              {"{gateway: {policy: Pray}}", "policy"},
+		"an import without its module":              {"{gateway: {allowedImports: [x]}}", "allowedImports"},
 		"tags that are followed":                    {"{updatePolicy: Auto}", ""},
 		"an unknown policy":                         {"{updatePolicy: Sometimes}", "updatePolicy"},
 	})

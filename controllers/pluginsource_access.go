@@ -21,6 +21,9 @@ const caKey = "ca.crt"
 // come from the source's own namespace only.
 func (r *PluginSourceReconciler) observeAccess(ctx context.Context, src *v1alpha1.PluginSource) (fetch.Access, *failure.Error) {
 	access := fetch.Access{PlainHTTP: src.Spec.Insecure}
+	if src.Spec.Signature != nil {
+		access.PublicKeys = []byte(src.Spec.Signature.PublicKeys)
+	}
 	if ref := src.Spec.SecretRef; ref != nil {
 		secret, err := r.secret(ctx, src.Namespace, ref.Name, "secretRef")
 		if err != nil {
@@ -35,7 +38,12 @@ func (r *PluginSourceReconciler) observeAccess(ctx context.Context, src *v1alpha
 		if err != nil {
 			return access, err
 		}
-		if access.CA = secret.Data[caKey]; len(access.CA) == 0 {
+		access.CA, access.Certificate, access.Key = secret.Data[caKey], secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey]
+		switch {
+		case (len(access.Certificate) == 0) != (len(access.Key) == 0):
+			return access, failure.New(failure.Waiting, failure.InvalidSecret, nil,
+				"Secret %s/%s, named in certSecretRef, has only one of %s and %s: a client certificate needs both", src.Namespace, ref.Name, corev1.TLSCertKey, corev1.TLSPrivateKeyKey)
+		case len(access.CA) == 0 && len(access.Key) == 0:
 			return access, failure.New(failure.Waiting, failure.InvalidSecret, nil,
 				"Secret %s/%s, named in certSecretRef, has no key %s: put the PEM certificates of the registry's CA there", src.Namespace, ref.Name, caKey)
 		}

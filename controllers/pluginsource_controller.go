@@ -102,6 +102,9 @@ func (r *PluginSourceReconciler) Reconcile(ctx context.Context, request reconcil
 	access, observed.accessFailure = r.observeAccess(ctx, &src)
 	plugins, left := declared.Expand(&src, lists)
 	observed.plugins, observed.left = r.targets(plugins, access), left
+	for i := range observed.plugins {
+		observed.plugins[i].gateway = src.Spec.Gateway
+	}
 	if observed.accessFailure == nil {
 		observed.results = r.want(&src, observed.plugins)
 	}
@@ -169,6 +172,8 @@ type target struct {
 	request fetch.Request
 	// mirror is the place that is asked instead of the url, if one is.
 	mirror string
+	// gateway says which gateways will load the plugin.
+	gateway *v1alpha1.Gateway
 	// published is the digest that a list gives for another place than the one that is asked.
 	published string
 }

@@ -69,14 +69,23 @@ func movedTags(status v1alpha1.PluginSourceStatus, policy v1alpha1.UpdatePolicy)
 	return message
 }
 
-// warning says what is worth a look at one plugin.
+// warning says what is worth a look at one plugin. What was said of a module
+// that is fetched again, or cannot be, stays said.
 func (t target) warning(status v1alpha1.PluginStatus, result *pipeline.Result) string {
+	if status.SHA256 != "" && (result == nil || result.State != pipeline.Fetched) {
+		return status.Warning
+	}
 	var all []string
 	if t.Warning != "" {
 		all = append(all, t.Warning)
 	}
 	if t.published != "" && status.Digest != "" && status.Digest != t.published {
 		all = append(all, fmt.Sprintf("the list publishes the digest %s, and the copy has another one (a copy made by pull and push has)", t.published))
+	}
+	if result != nil && result.State == pipeline.Fetched {
+		if missing := missingImports(t.gateway, result.Artifact); missing != "" {
+			all = append(all, missing)
+		}
 	}
 	if result != nil && result.CheckErr != nil {
 		all = append(all, "what the tag points to now is not known: "+result.CheckErr.Message)

@@ -92,7 +92,7 @@ func sourceStatus(o observedSource) v1alpha1.PluginSourceStatus {
 		if o.results != nil {
 			result = &o.results[i]
 		}
-		status.Plugins[i] = pluginStatus(p, known[p.Key], result, o.accessFailure)
+		status.Plugins[i] = pluginStatus(p, known[p.Key], o.judged(result), o.accessFailure)
 		switch status.Plugins[i].State {
 		case v1alpha1.PluginFetched:
 			status.Fetched++

@@ -1,7 +1,6 @@
 package controllers
 
 import (
-	"github.com/higress-group/plugin-server-operator/internal/fetch"
 	"strings"
 	"testing"
 
@@ -13,6 +12,7 @@ import (
 	"github.com/higress-group/plugin-server-operator/controllers/declared"
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
 	"github.com/higress-group/plugin-server-operator/internal/failure"
+	"github.com/higress-group/plugin-server-operator/internal/fetch"
 	"github.com/higress-group/plugin-server-operator/internal/pipeline"
 	"github.com/higress-group/plugin-server-operator/internal/store"
 )
@@ -38,7 +38,7 @@ func servedBy(o observedSource, served map[catalog.Key]string) observedSource {
 }
 
 func fetchedAs(sha256 string) pipeline.Result {
-	return pipeline.Result{State: pipeline.Fetched, Ended: true, Artifact: store.Artifact{Digest: "sha256:d" + sha256, Blob: store.Blob{SHA256: sha256, Size: 7}}}
+	return pipeline.Result{State: pipeline.Fetched, Ended: true, Artifact: store.Artifact{Digest: "sha256:d" + sha256, Blob: store.Blob{SHA256: sha256, Size: 7, ABI: "0.2.1"}}}
 }
 
 func failed(class failure.Class, reason failure.Reason) pipeline.Result {

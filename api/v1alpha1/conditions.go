@@ -124,6 +124,12 @@ const (
 	ReasonTooLarge = "TooLarge"
 	// ReasonStoreFull: the operator's store has no room.
 	ReasonStoreFull = "StoreFull"
+	// ReasonSignatureMissing: the artifact is not signed, and the source asks for a signature.
+	ReasonSignatureMissing = "SignatureMissing"
+	// ReasonSignatureInvalid: the artifact is signed, but by no key of the source.
+	ReasonSignatureInvalid = "SignatureInvalid"
+	// ReasonUnsupportedImports: the module imports functions that the gateways lack.
+	ReasonUnsupportedImports = "UnsupportedImports"
 	// ReasonInvalidList: a list of plugins, or a table of official ones, cannot be read.
 	ReasonInvalidList = "InvalidList"
 	// ReasonUnknownRelease: no table has a release of Higress that is named.

@@ -75,10 +75,23 @@ type PluginSourceSpec struct {
 
 	// CertSecretRef names a Secret in the same namespace whose key ca.crt holds
 	// the PEM certificates to trust for the registries of this source, instead
-	// of the system's.
+	// of the system's. Its keys tls.crt and tls.key, where it has them, are a client
+	// certificate, which is shown to the hosts of the urls and to nobody else.
 	//
 	// +optional
 	CertSecretRef *LocalObjectReference `json:"certSecretRef,omitempty"`
+
+	// Signature asks that every artifact of this source is signed. What is not
+	// is refused; what was served before stays served and is reported.
+	//
+	// +optional
+	Signature *Signature `json:"signature,omitempty"`
+
+	// Gateway says which gateways will load the plugins: a module that imports
+	// a function that they lack makes them refuse their whole configuration.
+	//
+	// +optional
+	Gateway *Gateway `json:"gateway,omitempty"`
 
 	// Insecure asks for plain HTTP instead of HTTPS. It is never a fallback:
 	// without it a registry that speaks plain HTTP is an error.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"flag"
@@ -30,8 +29,6 @@ import (
 const (
 	localHold = 2 * time.Second // nothing arrives later than at the start
 	localSlot = 8               // fetches at once
-	// maxMetadata is how much of a metadata.txt is read, in bytes.
-	maxMetadata = 64 << 10
 )
 
 // local is what is served without Kubernetes.
@@ -126,6 +123,9 @@ func (l *local) addSource(ctx context.Context, fetcher *fetch.Fetcher, source *v
 	if len(source.Spec.PluginsFrom) > 0 {
 		l.logger.Warn("pluginsFrom is left out: there is no cluster here whose ConfigMaps could be read", "source", source.Name)
 	}
+	if source.Spec.Signature != nil {
+		access.PublicKeys = []byte(source.Spec.Signature.PublicKeys)
+	}
 	var fetching sync.WaitGroup
 	slots := make(chan struct{}, localSlot)
 	for _, p := range declared.Plugins(source) {
@@ -198,17 +198,7 @@ func readMetadata(path string) (created time.Time, description string) {
 		return created, description
 	}
 	defer file.Close()
-	lines := bufio.NewScanner(io.LimitReader(file, maxMetadata))
-	for lines.Scan() {
-		key, value, _ := strings.Cut(lines.Text(), ":")
-		switch value = strings.TrimSpace(value); strings.TrimSpace(key) {
-		case "created":
-			created, _ = time.Parse(time.RFC3339, value) // unknown if malformed
-		case "description":
-			description = value
-		}
-	}
-	return created, description
+	return publish.ParseMetadata(file)
 }
 
 func (l *local) serve(key catalog.Key, a store.Artifact, source, description string) {

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"crypto/rand"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,6 +29,10 @@ func TestReadme(t *testing.T) {
 		for line := range strings.Lines(strings.ReplaceAll(b.text, "\\\n", " ")) {
 			args := strings.Fields(line)
 			switch {
+			case strings.Contains(line, "|"): // for a shell, in a folder with a module
+				pipe(t, strings.ReplaceAll(line, "create configmap ", "create configmap --dry-run=server "))
+				ran++
+				continue
 			case len(args) == 0:
 				continue
 			case args[0] == "make":
@@ -51,6 +56,24 @@ func TestReadme(t *testing.T) {
 	}
 	if ran < 5 {
 		t.Errorf("only %d commands and examples were found", ran)
+	}
+}
+
+// pipe runs a line of shell in a folder that has a main.wasm, large enough for
+// two ConfigMaps.
+func pipe(t *testing.T, line string) {
+	t.Helper()
+	folder := t.TempDir()
+	module := make([]byte, 1_500_000)
+	if _, err := rand.Read(module); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "main.wasm"), module, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := run(t.Context(), "bash", "-euo", "pipefail", "-c", "cd "+folder+" && "+line)
+	if err != nil || strings.Count(out, "created") != 2 {
+		t.Errorf("README: %v, made two ConfigMaps: %s", err, out)
 	}
 }
 

@@ -46,6 +46,9 @@ const (
 	NotWasm              Reason = "NotWasm"
 	TooLarge             Reason = "TooLarge"
 	StoreFull            Reason = "StoreFull"
+	SignatureMissing     Reason = "SignatureMissing"
+	SignatureInvalid     Reason = "SignatureInvalid"
+	UnsupportedImports   Reason = "UnsupportedImports"
 	InvalidList          Reason = "InvalidList"
 	UnknownRelease       Reason = "UnknownRelease"
 	ConfigMapNotFound    Reason = "ConfigMapNotFound"
@@ -57,7 +60,8 @@ const (
 var Reasons = []Reason{
 	InvalidReference, SecretNotFound, InvalidSecret, Unauthorized, NotFound, Unreachable,
 	UntrustedCertificate, ForbiddenAddress, TooManyRequests, RegistryError, DigestMismatch,
-	Truncated, NoWasmLayer, UnsupportedArtifact, NotWasm, TooLarge, StoreFull, InvalidList, UnknownRelease,
+	Truncated, NoWasmLayer, UnsupportedArtifact, NotWasm, TooLarge, StoreFull, SignatureMissing, SignatureInvalid, UnsupportedImports,
+	InvalidList, UnknownRelease,
 	ConfigMapNotFound, InvalidConfigMap, InternalError,
 }
 

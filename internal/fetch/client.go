@@ -36,14 +36,14 @@ type clients struct {
 type keptClient struct {
 	key       [sha256.Size]byte
 	client    *auth.Client
-	transport *http.Transport
+	transport *transport
 }
 
 func (c *clients) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, kept := range c.kept {
-		kept.transport.CloseIdleConnections()
+		kept.transport.close()
 	}
 }
 
@@ -54,7 +54,7 @@ func (f *Fetcher) connect(ctx context.Context, ref reference.Reference, access A
 		return nil, false, err
 	}
 	loggedIn = credential != auth.EmptyCredential
-	identity, err := json.Marshal([]any{ref.Host(), credential, access.CA, access.PlainHTTP})
+	identity, err := json.Marshal([]any{ref.Host(), credential, access.CA, access.Certificate, access.Key, access.PlainHTTP})
 	if err != nil { // strings, bytes and a bool: cannot happen
 		return nil, false, err
 	}
@@ -74,7 +74,7 @@ func (f *Fetcher) connect(ctx context.Context, ref reference.Reference, access A
 	}
 	created.key = key
 	if len(c.kept) == maxClients {
-		c.kept[0].transport.CloseIdleConnections()
+		c.kept[0].transport.close()
 		c.kept = slices.Delete(c.kept, 0, 1)
 	}
 	c.kept = append(c.kept, created)
@@ -102,8 +102,18 @@ func (f *Fetcher) newClient(host string, credential auth.Credential, access Acce
 		IdleConnTimeout:        idleTimeout,
 		DisableCompression:     true, // digests are over the bytes as they are stored
 	}
+	t := &transport{fetcher: f, base: base, own: base}
+	if len(access.Key) > 0 {
+		certificate, err := tls.X509KeyPair(access.Certificate, access.Key)
+		if err != nil { // not shown: it could quote the key
+			return keptClient{}, failure.New(failure.Spec, failure.InvalidSecret, nil,
+				"tls.crt and tls.key of the Secret named in certSecretRef are no certificate with its key in PEM form")
+		}
+		t.host, t.own = host, base.Clone()
+		t.own.TLSClientConfig.Certificates = []tls.Certificate{certificate}
+	}
 	client := &auth.Client{
-		Client: &http.Client{Transport: &transport{fetcher: f, base: base}, CheckRedirect: checkRedirect},
+		Client: &http.Client{Transport: t, CheckRedirect: checkRedirect},
 		Header: http.Header{"User-Agent": {f.userAgent}},
 		Cache:  auth.NewCache(),
 		Credential: func(_ context.Context, hostport string) (auth.Credential, error) {
@@ -113,5 +123,5 @@ func (f *Fetcher) newClient(host string, credential auth.Credential, access Acce
 			return credential, nil
 		},
 	}
-	return keptClient{client: client, transport: base}, nil
+	return keptClient{client: client, transport: t}, nil
 }

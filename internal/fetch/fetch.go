@@ -5,8 +5,11 @@
 package fetch
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -27,11 +30,30 @@ const (
 	DefaultStallTimeout = time.Minute
 )
 
-// Access is how a registry may be talked to. It holds credentials: never log it.
+// Access is how a registry may be talked to, and what it takes to believe it.
+// It holds credentials: never log it.
 type Access struct {
 	DockerConfig []byte // content of .dockerconfigjson; empty is anonymous
 	CA           []byte // PEM certificates to trust instead of the system's; empty is the system's
+	Certificate  []byte // PEM certificate of a client, for the registry alone; may be empty
+	Key          []byte // of Certificate, in PEM
+	PublicKeys   []byte // PEM keys one of which must have signed the artifact; empty asks for no signature
 	PlainHTTP    bool   // HTTP instead of HTTPS; never a fallback
+}
+
+// Equal says whether two accesses are the same.
+func (a Access) Equal(b Access) bool {
+	return a.PlainHTTP == b.PlainHTTP && bytes.Equal(a.DockerConfig, b.DockerConfig) && bytes.Equal(a.CA, b.CA) &&
+		bytes.Equal(a.Certificate, b.Certificate) && bytes.Equal(a.Key, b.Key) && bytes.Equal(a.PublicKeys, b.PublicKeys)
+}
+
+// SignedBy names the keys that must have signed; empty where none have to.
+func (a Access) SignedBy() string {
+	if len(a.PublicKeys) == 0 {
+		return ""
+	}
+	sum := sha256.Sum256(a.PublicKeys)
+	return hex.EncodeToString(sum[:])
 }
 
 // Request says what to fetch.
@@ -135,6 +157,9 @@ func firstThere[T any](r Request, ask func(Request) (T, error)) (result T, err e
 
 func (f *Fetcher) fetch(ctx context.Context, r Request) (artifact store.Artifact, err error) {
 	switch {
+	case len(r.Access.PublicKeys) > 0 && !reference.IsOCI(r.URL):
+		return store.Artifact{}, failure.New(failure.Spec, failure.SignatureMissing, nil,
+			"%s has no signature, only artifacts in registries have: move the plugin to a registry, or to a source without signature", reference.Shown(r.URL))
 	case reference.IsFile(r.URL):
 		return f.fetchFile(ctx, r)
 	case reference.IsConfigMaps(r.URL):

@@ -59,12 +59,26 @@ type container struct {
 	declared bool  // whether it is said to be a module
 }
 
+// limits is how much of a layer is read, in bytes.
+type limits struct {
+	compressed, expanded int64
+	advice               string // what helps against a layer that is larger
+}
+
+var artifactLimits = limits{maxCompressed, maxExpanded, "publish the module alone"}
+
+// stream is a layer that may be compressed.
+type stream struct {
+	layer  verifier
+	limits limits
+	raw    io.Reader // the layer
+	plain  io.Reader // the layer without compression
+}
+
 // moduleReader gives the module of a layer. It gives io.EOF only once the
 // layer was read to its end, matches its digest, and has no better file.
 type moduleReader struct {
-	layer  verifier
-	raw    io.Reader   // the layer
-	plain  io.Reader   // the layer without compression
+	stream
 	tar    *tar.Reader // nil if the layer is the module itself
 	module io.Reader
 	entry  string // name of the file that is given out; chosen is whether it was asked for
@@ -81,7 +95,7 @@ type moduleReader struct {
 // file whose name ends with .wasm. The error is errNoModule if there is none.
 func openModule(c container, entry string) (*moduleReader, error) {
 	buffered := bufio.NewReaderSize(c.content, 64<<10)
-	m := &moduleReader{layer: c.content, raw: buffered, plain: buffered, entry: entry}
+	m := &moduleReader{stream: stream{layer: c.content, limits: artifactLimits, raw: buffered, plain: buffered}, entry: entry}
 	start, err := buffered.Peek(tarHeader)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
@@ -118,15 +132,15 @@ func decompressorOf(start []byte) func(io.Reader) (io.Reader, error) {
 }
 
 // decompress puts a decompressor above the layer.
-func (m *moduleReader) decompress(decompressor func(io.Reader) (io.Reader, error)) (*bufio.Reader, []byte, error) {
-	compressed := &countingReader{reader: m.raw}
-	m.raw = compressed
+func (s *stream) decompress(decompressor func(io.Reader) (io.Reader, error)) (*bufio.Reader, []byte, error) {
+	compressed := &countingReader{reader: s.raw, limits: s.limits}
+	s.raw = compressed
 	zr, err := decompressor(compressed)
 	if err != nil {
 		return nil, nil, err
 	}
 	buffered := bufio.NewReaderSize(&expansionGuard{reader: zr, compressed: compressed}, 64<<10)
-	m.plain = buffered
+	s.plain = buffered
 	start, err := buffered.Peek(tarHeader)
 	if err != nil && err != io.EOF { //nolint:errorlint // a wrapped EOF is no clean end
 		return nil, nil, err
@@ -247,22 +261,22 @@ func (m *moduleReader) better() error {
 
 // finish reads the layer to its end and verifies it. A layer that is not what
 // its digest says is the error rather than the given one.
-func (m *moduleReader) finish(result error) error {
-	if _, err := io.Copy(io.Discard, m.plain); err != nil {
-		return m.broken(err)
+func (s *stream) finish(result error) error {
+	if _, err := io.Copy(io.Discard, s.plain); err != nil {
+		return s.broken(err)
 	}
-	if err := m.verify(); err != nil {
+	if err := s.verify(); err != nil {
 		return err
 	}
 	return result
 }
 
 // broken judges an error in the content of a layer: if the bytes are not those of the digest, that is the reason.
-func (m *moduleReader) broken(err error) error {
+func (s *stream) broken(err error) error {
 	if err == nil || errors.Is(err, errNoModule) {
 		return err
 	}
-	if verifyErr := m.verify(); verifyErr != nil {
+	if verifyErr := s.verify(); verifyErr != nil {
 		return verifyErr
 	}
 	var known *failure.Error
@@ -277,23 +291,24 @@ func (m *moduleReader) broken(err error) error {
 }
 
 // verify reads the raw layer to its end and compares the digest.
-func (m *moduleReader) verify() error {
-	if _, err := io.Copy(io.Discard, m.raw); err != nil {
+func (s *stream) verify() error {
+	if _, err := io.Copy(io.Discard, s.raw); err != nil {
 		return err
 	}
-	return m.layer.Verify()
+	return s.layer.Verify()
 }
 
 // countingReader counts what is read.
 type countingReader struct {
 	reader io.Reader
+	limits limits
 	n      int64
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.reader.Read(p)
-	if c.n += int64(n); c.n > maxCompressed { // where nobody said how much there is
-		return 0, tooLarge("an archive of more than %d MiB", maxCompressed>>20)
+	if c.n += int64(n); c.n > c.limits.compressed { // where nobody said how much there is
+		return 0, c.limits.tooLarge("an archive of more than %d MiB", c.limits.compressed>>20)
 	}
 	return n, err
 }
@@ -308,14 +323,17 @@ type expansionGuard struct {
 func (g *expansionGuard) Read(p []byte) (int, error) {
 	n, err := g.reader.Read(p)
 	g.n += int64(n)
-	if g.n > maxExpanded || g.n > freeExpansion && g.n > maxRatio*g.compressed.n {
-		return 0, tooLarge("a layer that expands from %d to more than %d MiB", g.compressed.n>>20, (g.n-1)>>20)
+	limits := g.compressed.limits
+	if g.n > limits.expanded || g.n > freeExpansion && g.n > maxRatio*g.compressed.n {
+		return 0, limits.tooLarge("a layer that expands from %d to more than %d MiB", g.compressed.n>>20, (g.n-1)>>20)
 	}
 	return n, err
 }
 
-func tooLarge(format string, args ...any) error {
+func tooLarge(format string, args ...any) error { return artifactLimits.tooLarge(format, args...) }
+
+func (l limits) tooLarge(format string, args ...any) error {
 	return failure.New(failure.Upstream, failure.TooLarge, nil,
-		"it has %s, more than is read (a module of %d MiB, an archive of %d MiB that expands to %d MiB and %d times): publish the module alone",
-		fmt.Sprintf(format, args...), inspect.MaxModuleSize>>20, maxCompressed>>20, maxExpanded>>20, maxRatio)
+		"it has %s, more than is read (a module of %d MiB, an archive of %d MiB that expands to %d MiB and %d times): %s",
+		fmt.Sprintf(format, args...), inspect.MaxModuleSize>>20, l.compressed>>20, l.expanded>>20, maxRatio, l.advice)
 }

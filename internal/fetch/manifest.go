@@ -45,7 +45,8 @@ var (
 
 // image is a manifest, with what is known about it.
 type image struct {
-	digest      string // what the reference points to: the manifest, or the index that names it
+	digest      string             // what the reference points to: the manifest, or the index that names it
+	subject     ocispec.Descriptor // of that
 	manifest    ocispec.Manifest
 	annotations map[string]string // of the manifest, else of the index
 }
@@ -56,7 +57,7 @@ func (s *session) fetchImage(ctx context.Context) (*image, error) {
 	if err != nil {
 		return nil, err
 	}
-	im := &image{digest: desc.Digest.String()}
+	im := &image{digest: desc.Digest.String(), subject: desc}
 	if slices.Contains(indexTypes, desc.MediaType) {
 		var index ocispec.Index
 		if err := json.Unmarshal(raw, &index); err != nil {
@@ -201,8 +202,11 @@ func (s *session) created(ctx context.Context, im *image) time.Time {
 }
 
 // description is a line for people.
-func (im *image) description() string {
-	text := strings.Join(strings.FieldsFunc(im.annotations[ocispec.AnnotationDescription], func(r rune) bool {
+func (im *image) description() string { return line(im.annotations[ocispec.AnnotationDescription]) }
+
+// line makes a foreign text one line of a bounded length that can be printed.
+func line(text string) string {
+	text = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, "\uFFFD"), func(r rune) bool {
 		return unicode.IsSpace(r) || !unicode.IsPrint(r)
 	}), " ")
 	if characters := []rune(text); len(characters) > maxDescription {

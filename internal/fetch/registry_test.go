@@ -15,7 +15,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
-	"github.com/higress-group/plugin-server-operator/internal/inspect/inspecttest"
 	"io"
 	"log"
 	"math/big"
@@ -33,6 +32,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/goleak"
 
+	"github.com/higress-group/plugin-server-operator/internal/inspect/inspecttest"
 	"github.com/higress-group/plugin-server-operator/internal/store"
 )
 

@@ -66,6 +66,9 @@ func (s *session) fetch(ctx context.Context, sha256 string) (store.Artifact, err
 	if err != nil {
 		return store.Artifact{}, err
 	}
+	if err := s.verifySignature(ctx, image.subject); err != nil {
+		return store.Artifact{}, err
+	}
 	blob, err := s.fetchModule(ctx, image, sha256)
 	if err != nil {
 		return store.Artifact{}, err
@@ -75,6 +78,7 @@ func (s *session) fetch(ctx context.Context, sha256 string) (store.Artifact, err
 		Blob:        blob,
 		Created:     s.created(ctx, image),
 		Description: image.description(),
+		Signature:   s.access.SignedBy(),
 	}
 	return artifact, s.fetcher.store.PutArtifact(artifact)
 }

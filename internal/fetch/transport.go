@@ -58,7 +58,22 @@ func origin(u *url.URL) string {
 type transport struct {
 	fetcher *Fetcher
 	base    *http.Transport
+	own     *http.Transport // for the registry itself: the only one that shows the client's certificate
+	host    string          // of the registry, with its port; empty where there is no such certificate
 	realms  realms
+}
+
+func (t *transport) close() {
+	t.base.CloseIdleConnections()
+	t.own.CloseIdleConnections()
+}
+
+// to gives the transport for a host.
+func (t *transport) to(u *url.URL) *http.Transport {
+	if t.host != "" && u.Scheme == "https" && origin(u) == origin(&url.URL{Scheme: "https", Host: t.host}) {
+		return t.own
+	}
+	return t.base
 }
 
 // RoundTrip sends one request.
@@ -72,7 +87,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	resp, err := t.base.RoundTrip(target.WithContext(ctx))
+	resp, err := t.to(target.URL).RoundTrip(target.WithContext(ctx))
 	if err != nil {
 		cancel(nil)
 		if proxy, found := proxyOf(ctx); found {

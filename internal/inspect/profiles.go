@@ -69,3 +69,34 @@ func (p Profile) offers(abi string, i Import) bool {
 	}
 	return false
 }
+
+// maxUnusual is the length of what Unusual gives, in bytes.
+const maxUnusual = 4 << 10
+
+// Unusual are the imports that not every known gateway offers, as module.name
+// with a comma between them: what Missing has to look at later. A list that is cut ends
+// with three dots, which no gateway offers.
+func (m Module) Unusual() string {
+	var unusual []string
+	for _, wanted := range m.Imports {
+		if slices.ContainsFunc(profiles, func(p Profile) bool { return !p.offers(m.ABI, wanted) }) {
+			unusual = append(unusual, wanted.String())
+		}
+	}
+	all := strings.Join(unusual, ",")
+	if len(all) <= maxUnusual {
+		return all
+	}
+	return strings.ToValidUTF8(all[:maxUnusual], "") + ",..."
+}
+
+// ParseUnusual reads what Unusual gave.
+func ParseUnusual(abi, unusual string) Module {
+	m := Module{ABI: abi}
+	for name := range strings.SplitSeq(unusual, ",") {
+		if from, function, found := strings.Cut(name, "."); found {
+			m.Imports = append(m.Imports, Import{from, function})
+		}
+	}
+	return m
+}

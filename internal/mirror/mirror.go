@@ -71,7 +71,9 @@ func (rules Rules) Rewrite(request fetch.Request) fetch.Request {
 	if login := read(best.DockerConfigFile); len(request.Access.DockerConfig) == 0 && len(login) > 0 {
 		// The operator's login goes where the operator says, in the way it says:
 		// a source must not make it go out in plain HTTP, or to whom its own CA vouches for.
-		request.Access = fetch.Access{DockerConfig: login, CA: read(best.CAFile), PlainHTTP: best.Insecure}
+		request.Access = fetch.Access{
+			DockerConfig: login, CA: read(best.CAFile), PlainHTTP: best.Insecure, PublicKeys: request.Access.PublicKeys,
+		}
 		return request
 	}
 	request.Access.PlainHTTP = request.Access.PlainHTTP || best.Insecure

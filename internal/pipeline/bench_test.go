@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"github.com/higress-group/plugin-server-operator/internal/inspect/inspecttest"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +18,7 @@ import (
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
 	"github.com/higress-group/plugin-server-operator/internal/failure"
 	"github.com/higress-group/plugin-server-operator/internal/fetch"
+	"github.com/higress-group/plugin-server-operator/internal/inspect/inspecttest"
 	"github.com/higress-group/plugin-server-operator/internal/store"
 )
 

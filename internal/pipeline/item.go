@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/json"
@@ -33,9 +32,7 @@ type identifier struct {
 }
 
 func (i *identifier) of(r fetch.Request) identity {
-	same := i.known && i.last.PlainHTTP == r.Access.PlainHTTP &&
-		bytes.Equal(i.last.DockerConfig, r.Access.DockerConfig) && bytes.Equal(i.last.CA, r.Access.CA)
-	if !same {
+	if !i.known || !i.last.Equal(r.Access) {
 		encoded, err := json.Marshal(r.Access)
 		if err != nil { // bytes and a bool: cannot happen
 			panic(err)
@@ -76,7 +73,7 @@ func (q *Queue) newItem(o *owner, wanted Item, id identity) *item {
 	}
 	// The caller recorded the digest for this URL itself; a digest in the URL, which anybody can write, does not do.
 	if digest := wanted.Request.Digest; digest != "" && reference.Allows(wanted.Request.URL, digest) {
-		if a, found := q.store.Artifact(digest); found && (id.sha256 == "" || id.sha256 == a.SHA256) {
+		if a, found := q.store.Artifact(digest); found && (id.sha256 == "" || id.sha256 == a.SHA256) && a.SignedBy(wanted.Request.Access.SignedBy()) {
 			it.state, it.artifact, it.ended = Fetched, a, true
 			it.planCheck(0)
 			return it

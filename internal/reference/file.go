@@ -16,6 +16,9 @@ func IsFile(address string) bool {
 	return strings.HasPrefix(address, "https://") || strings.HasPrefix(address, "http://")
 }
 
+// IsOCI says whether a URL is a reference to an artifact in a registry.
+func IsOCI(address string) bool { return strings.HasPrefix(address, Scheme) }
+
 // ParseFile reads the address of a file. It is strict: what it does not know is
 // an error of class Spec and reason InvalidReference, whose message never holds a
 // password that stands in the address.

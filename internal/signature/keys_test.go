@@ -11,6 +11,8 @@ import (
 	"encoding/pem"
 	"strings"
 	"testing"
+
+	"github.com/higress-group/plugin-server-operator/internal/failure"
 )
 
 func block(kind string, der []byte) []byte {
@@ -67,5 +69,5 @@ func TestNoKey(t *testing.T) {
 	t.Parallel()
 	r, k := newRegistry(t, withReferrers()), p256(t)
 	r.tag(r.image, r.signedBy(k))
-	requireError(t, (&Verifier{}).Verify(t.Context(), r.repo(), r.image), Invalid, "another key")
+	requireError(t, (&Verifier{}).Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "another key")
 }

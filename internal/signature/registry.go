@@ -52,7 +52,7 @@ func (s *search) byReferrers(ctx context.Context) error {
 	var referrers []string
 	err := s.repo.Referrers(ctx, s.subject, "", func(page []ocispec.Descriptor) error {
 		if listed += len(page); listed > maxListed {
-			return failure.New(failure.Upstream, Invalid, nil,
+			return failure.New(failure.Upstream, failure.SignatureInvalid, nil,
 				"more than %d artifacts refer to it, and its signature is not looked for among so many: delete the old ones", maxListed)
 		}
 		for _, d := range page {

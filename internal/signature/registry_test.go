@@ -93,7 +93,7 @@ func TestRegistryLies(t *testing.T) {
 		t.Parallel()
 		r, layer := setup(t, byTag)
 		r.lie("/blobs/"+layer.Digest.String(), "application/octet-stream", layer.Digest, make([]byte, layer.Size))
-		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Invalid, "other bytes")
+		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "other bytes")
 	})
 	t.Run("a longer payload", func(t *testing.T) {
 		t.Parallel()
@@ -105,50 +105,50 @@ func TestRegistryLies(t *testing.T) {
 		t.Parallel()
 		r, layer := setup(t, byTag)
 		r.lie(".sig", ocispec.MediaTypeImageManifest, layer.Digest, []byte("{}"))
-		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Invalid, "other bytes")
+		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "other bytes")
 	})
 	t.Run("an index at the tag", func(t *testing.T) {
 		t.Parallel()
 		r, _ := setup(t, byTag)
 		r.lie(".sig", ocispec.MediaTypeImageIndex, digest.FromString("{}"), []byte("{}"))
-		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Invalid, "no image manifest")
+		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "no image manifest")
 	})
 	t.Run("nonsense at the tag", func(t *testing.T) {
 		t.Parallel()
 		r, _ := setup(t, byTag)
 		r.lie(".sig", ocispec.MediaTypeImageManifest, digest.FromString("["), []byte("["))
-		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Invalid, "malformed")
+		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "malformed")
 	})
 	t.Run("a huge manifest at the tag", func(t *testing.T) {
 		t.Parallel()
 		r, _ := setup(t, byTag)
 		huge := make([]byte, maxManifest+1)
 		r.lie(".sig", ocispec.MediaTypeImageManifest, digest.FromBytes(huge), huge)
-		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Invalid, "1048577 bytes")
+		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "1048577 bytes")
 	})
 	t.Run("another manifest of a referrer", func(t *testing.T) {
 		t.Parallel()
 		r, referrer := setup(t, func(r *testRegistry) ocispec.Descriptor { return r.bundle(r.statement(key)) })
 		r.lie(referrer.Digest.String(), ocispec.MediaTypeImageManifest, referrer.Digest, make([]byte, referrer.Size))
-		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Invalid, "other bytes")
+		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "other bytes")
 	})
 	t.Run("another manifest of the image", func(t *testing.T) {
 		t.Parallel()
 		r, _ := setup(t, func(r *testRegistry) ocispec.Descriptor { return r.bundle(r.message(key)) })
 		r.lie("/manifests/"+r.image.Digest.String(), ocispec.MediaTypeImageManifest, r.image.Digest, make([]byte, r.image.Size))
-		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Invalid, "other bytes")
+		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "other bytes")
 	})
 	t.Run("a referrer that is not there", func(t *testing.T) {
 		t.Parallel()
 		r := newRegistry(t)
 		r.fallback(ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("x"), Size: 1})
-		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Invalid, "listed but not there")
+		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "listed but not there")
 	})
 	t.Run("a referrer without a digest", func(t *testing.T) {
 		t.Parallel()
 		r := newRegistry(t)
 		r.fallback(ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: "latest", Size: 1})
-		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Invalid, "without a proper digest")
+		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "without a proper digest")
 	})
 	t.Run("a broken connection", func(t *testing.T) {
 		t.Parallel()
@@ -179,7 +179,7 @@ func TestUnknownRepository(t *testing.T) {
 		_, _ = io.WriteString(w, `{"errors":[{"code":"NAME_UNKNOWN"}]}`)
 		return true
 	}
-	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Missing, "no signature")
+	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureMissing, "no signature")
 }
 
 // The message tells some of the problems, and each only once.
@@ -189,7 +189,7 @@ func TestProblems(t *testing.T) {
 	sign := func(payload []byte) ocispec.Descriptor { return r.simple(payload, key.sign(payload)) }
 	nothing, large := sign(nil), sign(make([]byte, maxPayload+1))
 	r.tag(r.image, r.signedBy(p256(t)), r.signedBy(p256(t)), nothing, sign([]byte("{}")), large)
-	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Invalid,
+	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid,
 		"(it is by another key; its payload is malformed; its payload is not a signature of cosign; …)")
 }
 
@@ -214,7 +214,7 @@ func TestAnotherManifest(t *testing.T) {
 	signed := otherRepository{r.repo(), good.Digest.String()}
 	requireError(t, key.verifier().Verify(t.Context(), signed, r.image), "", "")
 	signed.other = r.image.Digest.String()
-	requireError(t, key.verifier().Verify(t.Context(), signed, r.image), Invalid, "another manifest")
+	requireError(t, key.verifier().Verify(t.Context(), signed, r.image), failure.SignatureInvalid, "another manifest")
 }
 
 func TestTooMany(t *testing.T) {
@@ -231,7 +231,7 @@ func TestTooMany(t *testing.T) {
 	r.tag(r.image, layers(r, maxSignatures)...)
 	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), "", "")
 	r.tag(r.image, layers(r, maxSignatures+1)...)
-	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Invalid, "more than 32")
+	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "more than 32")
 
 	// The tag's and the referrers' are counted together.
 	r = newRegistry(t, withReferrers())
@@ -239,10 +239,10 @@ func TestTooMany(t *testing.T) {
 	r.refer(r.signedBy(key))
 	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), "", "")
 	r.refer(r.signedBy(key), r.signedBy(key))
-	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Invalid, "more than 32")
+	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "more than 32")
 	r = newRegistry(t, withReferrers())
 	r.refer(layers(r, maxSignatures+1)...)
-	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Invalid, "more than 32")
+	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "more than 32")
 }
 
 // Artifacts that say that they are something else are not looked at, but not without end either.
@@ -263,18 +263,18 @@ func TestManyReferrers(t *testing.T) {
 	list(maxListed, map[string]string{predicateKey: "https://slsa.dev/provenance/v1"})
 	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), "", "")
 	list(maxListed+1, map[string]string{predicateKey: "https://slsa.dev/provenance/v1"})
-	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Invalid, "more than 1024")
+	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "more than 1024")
 	list(maxSignatures+1, nil)
 	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), "", "")
 	list(maxSignatures+2, nil)
-	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Invalid, "more than 32")
+	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "more than 32")
 }
 
 func TestOtherDigests(t *testing.T) {
 	t.Parallel()
 	r, key := newRegistry(t), p256(t)
 	for _, d := range []digest.Digest{"", "sha256:x", "latest", digest.SHA512.FromBytes(r.raw)} {
-		requireError(t, key.verifier().Verify(t.Context(), r.repo(), ocispec.Descriptor{Digest: d}), Missing, "sha256")
+		requireError(t, key.verifier().Verify(t.Context(), r.repo(), ocispec.Descriptor{Digest: d}), failure.SignatureMissing, "sha256")
 	}
 }
 

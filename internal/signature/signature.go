@@ -17,14 +17,6 @@ import (
 	"github.com/higress-group/plugin-server-operator/internal/failure"
 )
 
-// Reasons of content that is not trusted.
-const (
-	// Missing means that there is no signature.
-	Missing = failure.Reason("SignatureMissing")
-	// Invalid means that there are signatures, but none that counts.
-	Invalid = failure.Reason("SignatureInvalid")
-)
-
 const (
 	// maxManifest is the size of a signature's manifest in bytes. It is parsed, so it is far less than registries take.
 	maxManifest = 1 << 20
@@ -72,7 +64,7 @@ const (
 // as it is.
 func (v *Verifier) Verify(ctx context.Context, repo Repository, subject ocispec.Descriptor) error {
 	if err := subject.Digest.Validate(); err != nil || subject.Digest.Algorithm() != digest.SHA256 {
-		return failure.New(failure.Upstream, Missing, err, "it has no sha256 digest, and cosign signs nothing else: push it again with one")
+		return failure.New(failure.Upstream, failure.SignatureMissing, err, "it has no sha256 digest, and cosign signs nothing else: push it again with one")
 	}
 	s := &search{keys: v.keys, repo: repo, subject: subject}
 	for _, scheme := range []func(context.Context) error{s.byTag, s.byReferrers} {
@@ -102,7 +94,7 @@ type search struct {
 // first tries one signature after the other. check has to give nil only for a verified one.
 func first[T any](s *search, candidates []T, check func(T) error) error {
 	if s.looked += len(candidates); s.looked > maxSignatures {
-		return failure.New(failure.Upstream, Invalid, nil, "it has more than %d signatures and attestations, and the good one is not looked for among so many: delete the old ones", maxSignatures)
+		return failure.New(failure.Upstream, failure.SignatureInvalid, nil, "it has more than %d signatures and attestations, and the good one is not looked for among so many: delete the old ones", maxSignatures)
 	}
 	for _, c := range candidates {
 		err := check(c)
@@ -121,7 +113,7 @@ func first[T any](s *search, candidates []T, check func(T) error) error {
 // failure is the result of a search that found no signature that counts.
 func (s *search) failure() error {
 	if len(s.problems) == 0 {
-		return failure.New(failure.Upstream, Missing, nil,
+		return failure.New(failure.Upstream, failure.SignatureMissing, nil,
 			"it has no signature of cosign in its repository: sign %s with cosign sign --key, or do not ask for a signature", s.subject.Digest)
 	}
 	var different []string
@@ -133,7 +125,7 @@ func (s *search) failure() error {
 	if len(different) > maxProblems {
 		different = append(different[:maxProblems], "…")
 	}
-	return failure.New(failure.Upstream, Invalid, nil,
+	return failure.New(failure.Upstream, failure.SignatureInvalid, nil,
 		"it is signed, but not so that it can be trusted (%s): sign %s with the private key of a public key that is given here, or give the signer's public key",
 		strings.Join(different, "; "), s.subject.Digest)
 }

@@ -61,15 +61,15 @@ func TestVerify(t *testing.T) {
 			t.Run(scheme+"/"+name, func(t *testing.T) {
 				t.Parallel()
 				r := newRegistry(t, withReferrers())
-				requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Missing, "cosign sign --key")
+				requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureMissing, "cosign sign --key")
 				attach(r, key)
 				requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), "", "")
 				both := must(New(append(bytes.Clone(other.pem), key.pem...)))(t)
 				requireError(t, both.Verify(t.Context(), r.repo(), r.image), "", "")
-				requireError(t, other.verifier().Verify(t.Context(), r.repo(), r.image), Invalid, "another key")
+				requireError(t, other.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureInvalid, "another key")
 				// An image beside it is not signed.
 				beside := r.newImage("another plugin")
-				requireError(t, key.verifier().Verify(t.Context(), r.repo(), beside), Missing, "no signature")
+				requireError(t, key.verifier().Verify(t.Context(), r.repo(), beside), failure.SignatureMissing, "no signature")
 			})
 		}
 	}
@@ -93,7 +93,7 @@ func TestVerifyFallback(t *testing.T) {
 	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), "", "")
 	r = newRegistry(t)
 	r.fallback(listed(r.bundle(r.statement(key)), "application/spdx+json"))
-	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Missing, "no signature")
+	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureMissing, "no signature")
 }
 
 // The signature of an index is by the digest of the index.
@@ -106,7 +106,7 @@ func TestVerifyIndex(t *testing.T) {
 		r.raw = r.get(r.image)
 		attach(r, key)
 		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), "", "")
-		if err := key.verifier().Verify(t.Context(), r.repo(), image); failure.Of(err) == nil || failure.Of(err).Reason != Missing {
+		if err := key.verifier().Verify(t.Context(), r.repo(), image); failure.Of(err) == nil || failure.Of(err).Reason != failure.SignatureMissing {
 			t.Errorf("%s: the image in the index: %v", scheme, err)
 		}
 	}
@@ -180,11 +180,11 @@ func TestSimple(t *testing.T) {
 	} {
 		r.tag(r.image, tt.layer)
 		err := key.verifier().Verify(t.Context(), r.repo(), r.image)
-		if e := failure.Of(err); e == nil || e.Reason != Invalid || !strings.Contains(e.Message, tt.want) {
+		if e := failure.Of(err); e == nil || e.Reason != failure.SignatureInvalid || !strings.Contains(e.Message, tt.want) {
 			t.Errorf("%s: got %v, want %q", name, err, tt.want)
 		}
 	}
 	// Layers of another kind are no signatures.
 	r.tag(r.image, r.blob("text/plain", good))
-	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), Missing, "no signature")
+	requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), failure.SignatureMissing, "no signature")
 }

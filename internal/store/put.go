@@ -154,9 +154,10 @@ func (w *writer) finish() (Blob, error) {
 			return Blob{}, explain(err)
 		}
 	}
+	module := w.check.Module()
 	return Blob{
 		SHA256: hex.EncodeToString(w.sha256.Sum(nil)), MD5: hex.EncodeToString(w.md5.Sum(nil)),
-		Size: info.Size(), GzipSize: w.gzipSize,
+		Size: info.Size(), GzipSize: w.gzipSize, ABI: module.ABI, Imports: module.Unusual(),
 	}, nil
 }
 

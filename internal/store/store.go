@@ -39,10 +39,12 @@ var digestPattern = regexp.MustCompile(`^sha256:[a-f0-9]{64}$`)
 
 // Blob is a module in the store.
 type Blob struct {
-	SHA256   string `json:"sha256"`   // of the module, in lower case hexadecimal
-	MD5      string `json:"md5"`      // of the module, in lower case hexadecimal
-	Size     int64  `json:"size"`     // of the module, in bytes
-	GzipSize int64  `json:"gzipSize"` // of the module gzipped, in bytes
+	SHA256   string `json:"sha256"`            // of the module, in lower case hexadecimal
+	MD5      string `json:"md5"`               // of the module, in lower case hexadecimal
+	Size     int64  `json:"size"`              // of the module, in bytes
+	GzipSize int64  `json:"gzipSize"`          // of the module gzipped, in bytes
+	ABI      string `json:"abi,omitempty"`     // version of the proxy-wasm ABI that it names
+	Imports  string `json:"imports,omitempty"` // functions that not every gateway offers, see inspect.Module.Unusual
 }
 
 // Artifact is what was fetched from a registry: a manifest, and the module that it led to.
@@ -51,7 +53,11 @@ type Artifact struct {
 	Blob
 	Created     time.Time `json:"created,omitzero"` // zero if the artifact does not say
 	Description string    `json:"description,omitempty"`
+	Signature   string    `json:"signature,omitempty"` // names the keys by which its signature was verified
 }
+
+// SignedBy says whether a signature by these keys was verified, where that is asked for.
+func (a Artifact) SignedBy(keys string) bool { return keys == "" || keys == a.Signature }
 
 // Store keeps modules. Its methods may be called concurrently; only one Store
 // may be open on a directory.

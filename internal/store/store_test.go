@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"github.com/higress-group/plugin-server-operator/internal/inspect/inspecttest"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -19,6 +18,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/gzip"
 	"go.uber.org/goleak"
+
+	"github.com/higress-group/plugin-server-operator/internal/inspect/inspecttest"
 )
 
 // crashVariable tells the test binary to be the program that is killed.

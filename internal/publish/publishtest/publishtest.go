@@ -9,12 +9,12 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"github.com/higress-group/plugin-server-operator/internal/inspect/inspecttest"
 	"io"
 	"math/rand/v2"
 	"testing"
 
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
+	"github.com/higress-group/plugin-server-operator/internal/inspect/inspecttest"
 	"github.com/higress-group/plugin-server-operator/internal/publish"
 )
 
