@@ -56,6 +56,11 @@ else
 	@echo "test-node: SKIPPED, the tests on a real node need Linux and root"
 endif
 
+.PHONY: bench
+bench: ## Benchmarks, each beside a peer in the same run (minutes; best on an idle machine).
+	go test -run '^$$' -bench . -benchtime 3x ./internal/...
+	@$(PARTS) && set -x && go test -tags envtest -run '^$$' -bench . -benchtime 3x ./controllers
+
 .PHONY: verify
 verify: generate ## Generate, format, lint; fails when the tree is dirty.
 	@test -z "$$(gofmt -l .)" || { echo "run gofmt -w on:"; gofmt -l .; exit 1; }

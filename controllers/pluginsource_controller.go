@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -32,6 +33,9 @@ import (
 // retryWaiting is how soon something that is named but not there, and cannot
 // be watched (a Secret), is looked for again.
 const retryWaiting = 5 * time.Second
+
+// gatherFor is how long a fetch that ended waits for others.
+const gatherFor = 50 * time.Millisecond
 
 // takeMoved is how soon a tag that was seen to move is taken over, where the
 // source wants that: once the status that says so can be read.
@@ -78,9 +82,15 @@ func (r *PluginSourceReconciler) SetupWithManager(manager ctrl.Manager) error {
 		For(&v1alpha1.PluginSource{}, builder.WithPredicates(
 			predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
 		Watches(&v1alpha1.PluginServer{}, handler.EnqueueRequestsFromMapFunc(r.sourcesOfNamespace)).
-		WatchesRawSource(source.TypedChannel(r.Wake, handler.TypedEnqueueRequestsFromMapFunc(requestOf))).
+		WatchesRawSource(source.TypedChannel(r.Wake, handler.TypedFuncs[types.NamespacedName, reconcile.Request]{GenericFunc: gather})).
 		WithOptions(controllerOptions()).
 		Complete(r)
+}
+
+// gather lets fetches that end shortly after one another wake the reconciler
+// once: of a thousand plugins most arrive within seconds.
+func gather(_ context.Context, e event.TypedGenericEvent[types.NamespacedName], queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+	queue.AddAfter(reconcile.Request{NamespacedName: e.Object}, gatherFor)
 }
 
 // Reconcile wants the source's plugins, and reports how far they have come. The

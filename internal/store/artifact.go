@@ -1,7 +1,9 @@
 package store
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,24 +15,43 @@ func (s *Store) PutArtifact(a Artifact) error {
 	if !digestPattern.MatchString(a.Digest) {
 		return explain(fmt.Errorf("malformed digest %q of an artifact", a.Digest))
 	}
-	s.changing.Lock()
-	defer s.changing.Unlock()
-	if !s.touch(a.SHA256) {
-		return explain(fmt.Errorf("the module %s of artifact %s is not there", a.SHA256, a.Digest))
-	}
 	s.mu.RLock()
 	known := s.artifacts[a.Digest]
 	s.mu.RUnlock()
-	if known == a {
+	if known == a && s.touch(a.SHA256) {
 		return nil
 	}
-	if err := s.writeRecord(s.artifactPath(a.Digest), a); err != nil {
+	record, err := s.newRecord(a)
+	if err != nil {
 		return explain(err)
+	}
+	if err := s.nameArtifact(record, a); err != nil {
+		return explain(errors.Join(err, ignoreGone(os.Remove(record))))
+	}
+	return nil
+}
+
+// nameArtifact gives a written record its name, while its module cannot go.
+func (s *Store) nameArtifact(record string, a Artifact) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if !s.touch(a.SHA256) {
+		return fmt.Errorf("the module %s of artifact %s is not there", a.SHA256, a.Digest)
+	}
+	if err := os.Rename(record, s.artifactPath(a.Digest)); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.artifacts[a.Digest] = a
 	return nil
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // Artifact finds what was recorded for the digest of a manifest. It finds

@@ -177,19 +177,22 @@ func (w *writer) discard() error {
 
 // publish gives the files their names. The record comes last; only with it the blob counts.
 func (s *Store) publish(w *writer, b Blob) error {
-	s.changing.Lock()
-	defer s.changing.Unlock()
 	if s.touch(b.SHA256) {
 		return nil
 	}
-	if err := os.Rename(w.module.Name(), s.blobPath(b.SHA256, "")); err != nil {
+	record, err := s.newRecord(b)
+	if err != nil {
 		return err
 	}
-	if err := os.Rename(w.gzip.Name(), s.blobPath(b.SHA256, gzipSuffix)); err != nil {
-		return err
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if s.touch(b.SHA256) {
+		return os.Remove(record)
 	}
-	if err := s.writeRecord(s.blobPath(b.SHA256, recordSuffix), b); err != nil {
-		return err
+	for _, f := range []struct{ from, suffix string }{{w.module.Name(), ""}, {w.gzip.Name(), gzipSuffix}, {record, recordSuffix}} {
+		if err := os.Rename(f.from, s.blobPath(b.SHA256, f.suffix)); err != nil {
+			return errors.Join(err, ignoreGone(os.Remove(record)))
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -209,34 +212,25 @@ func (s *Store) touch(sha256 string) bool {
 	return found
 }
 
-// writeRecord writes a JSON file durably, whole or not at all.
-func (s *Store) writeRecord(path string, v any) (err error) {
+// newRecord writes a JSON file that still has to get its name. It is not made
+// durable by itself, and neither are names: a loss of power soon after takes a record
+// away or leaves one that cannot be read, and the module is fetched again. What a
+// readable record says of a module is true, because the module's bytes were durable before.
+func (s *Store) newRecord(v any) (path string, err error) {
 	b, err := json.Marshal(v)
 	if err != nil {
-		return err
+		return "", err
 	}
 	f, err := os.CreateTemp(filepath.Join(s.dir, tmpDir), "record-*")
 	if err != nil {
-		return err
+		return "", err
 	}
 	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(0o444), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
+	err = errors.Join(err, f.Chmod(0o444), f.Close())
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return "", errors.Join(err, os.Remove(f.Name()))
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes the names in a directory durable.
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return f.Name(), nil
 }
 
 // explain turns an error of the file system into the failure for the user. It gives the user's failures back as they are.

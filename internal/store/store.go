@@ -1,6 +1,6 @@
 // Package store keeps modules by their content, on a directory of its own,
 // with a budget. What it gives out was written, verified and synced in full: a
-// crash at any point leaves the module there, whole, or not there.
+// crash at any point leaves the module there, whole, or not there (see newRecord).
 //
 //	blobs/sha256/<hex>        the module, read-only
 //	blobs/sha256/<hex>.gz     the same, gzipped
