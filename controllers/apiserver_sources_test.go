@@ -5,6 +5,8 @@ package controllers_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -118,8 +120,9 @@ func TestConfigMapModule(t *testing.T) {
 	w.start()
 	w.awaitCondition(source, "Fetched", no, "PluginsFailed", "ConfigMapNotFound", "my-auth-1, named in configMaps, does not exist: create it")
 	wrong := w.configMap("my-auth-1", "part", "text")
+	wrong.Data["other"] = "text"
 	w.create(wrong)
-	w.awaitCondition(source, "Fetched", no, "PluginsFailed", "InvalidConfigMap", "0 keys in binaryData and 1 in data", "exactly one")
+	w.awaitCondition(source, "Fetched", no, "PluginsFailed", "InvalidConfigMap", "has 2 keys", "exactly one")
 	w.delete(wrong)
 	w.create(part(1, zipped.Bytes()[20:]))
 	w.lookAgain(source, "now")
@@ -175,12 +178,20 @@ func TestFollowedTag(t *testing.T) {
 	server := w.server(name)
 	w.create(source)
 	w.create(server)
-	w.start()
+	o := w.start()
 	w.awaitEntry(name, "p", "1", "served", is(old))
 	w.push("p", "1", []byte("this is no module"))
 	w.lookAgain(source, "1")
 	w.awaitCondition(source, "Fetched", no, "PluginsFailed", "NotWasm")
 	w.awaitEntry(name, "p", "1", "still the good one", is(old))
+	// An operator whose store is lost gets what is served back by its digest.
+	o.end()
+	w.storeDir = t.TempDir()
+	o = w.start()
+	w.eventually("the good one is handed out", func(ctx context.Context) error {
+		got, err := ask(ctx, o.url+"/blobs/sha256/"+old.sha256, 1<<20)
+		return errors.Join(err, wrong(err == nil && !bytes.Equal(got, old.module)))
+	})
 	moved := w.push("p", "1", module("new"))
 	w.lookAgain(source, "2")
 	w.awaitEntry(name, "p", "1", "the new one", is(moved))

@@ -72,7 +72,21 @@ func TestGatewayProfile(t *testing.T) {
 	w.start()
 	w.awaitCondition(source, "Fetched", no, "PluginsFailed", "UnsupportedImports", "env.no_such_function", "gateway.allowedImports")
 	w.awaitEntry(name, "p", "1", "pending", catalog.Entry.Pending)
-	edit(w, source, func(s *v1alpha1.PluginSource) { s.Spec.Gateway.Policy = v1alpha1.ImportWarn })
+	// As the message asks: it is built for these gateways and pushed again.
+	better := w.push("p", "1", module("for these gateways"))
+	w.lookAgain(source, "1")
+	w.awaitCondition(source, "Fetched", no, "PluginsFailed", "names no version of the proxy-wasm ABI")
+	w.eventuallyNot(source, "TagMoved")
+	fits := w.push("p", "1", inspecttest.Module(inspecttest.Section(inspecttest.ExportSection, inspecttest.Vector(inspecttest.Export("proxy_abi_version_0_2_1", 0, 0)))))
+	w.lookAgain(source, "2")
+	w.awaitEntry(name, "p", "1", "served", is(fits))
+	if better.sha256 == fits.sha256 {
+		t.Fatal("they are the same")
+	}
+	p = w.push("p", "2", wants)
+	edit(w, source, func(s *v1alpha1.PluginSource) {
+		s.Spec.Gateway.Policy, s.Spec.Plugins[0].URL = v1alpha1.ImportWarn, p.url
+	})
 	w.awaitEntry(name, "p", "1", "served", is(p))
 	w.awaitCondition(source, "Warned", yes, "WorthALook", "p:1: gateways of higress-2.2 lack what it imports: env.no_such_function")
 	edit(w, source, func(s *v1alpha1.PluginSource) {

@@ -34,13 +34,16 @@ func (p *configMapParts) next() error {
 	if err != nil {
 		return err
 	}
-	if len(configMap.BinaryData) != 1 || len(configMap.Data) != 0 {
+	if len(configMap.BinaryData)+len(configMap.Data) != 1 {
 		return failure.New(failure.Upstream, failure.InvalidConfigMap, nil,
-			"ConfigMap %s/%s has %d keys in binaryData and %d in data: it needs exactly one, in binaryData, with a part of the module (kubectl create configmap --from-file puts binary files there)",
-			p.namespace, name, len(configMap.BinaryData), len(configMap.Data))
+			"ConfigMap %s/%s has %d keys: it needs exactly one, with a part of the module (kubectl create configmap --from-file makes such)",
+			p.namespace, name, len(configMap.BinaryData)+len(configMap.Data))
 	}
 	for _, content := range configMap.BinaryData {
 		p.part.Reset(content)
+	}
+	for _, text := range configMap.Data { // kubectl puts a part there that happens to be valid UTF-8
+		p.part.Reset([]byte(text))
 	}
 	p.names = p.names[1:]
 	return nil

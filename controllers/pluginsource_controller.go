@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -73,6 +75,8 @@ type PluginSourceReconciler struct {
 	Known   *Knowledge
 	// Wake carries the names of sources for which something was fetched.
 	Wake <-chan event.TypedGenericEvent[types.NamespacedName]
+
+	lists sync.Map // parsedList by place
 }
 
 // SetupWithManager registers the reconciler.
@@ -116,7 +120,7 @@ func (r *PluginSourceReconciler) Reconcile(ctx context.Context, request reconcil
 		observed.plugins[i].gateway = src.Spec.Gateway
 	}
 	if observed.accessFailure == nil {
-		observed.results = r.want(&src, observed.plugins)
+		observed.results = r.want(&observed)
 	}
 	if err := r.observeServers(ctx, &observed); err != nil {
 		return reconcile.Result{}, err
@@ -134,9 +138,12 @@ func (r *PluginSourceReconciler) Reconcile(ctx context.Context, request reconcil
 func (o *observedSource) lookAgain(status v1alpha1.PluginSourceStatus) time.Duration {
 	waiting := func(f listFailure) bool { return f.Class == failure.Waiting || f.Class == failure.Transient }
 	known := declared.Statuses(o.source)
-	movedNow := func(p v1alpha1.PluginStatus) bool { return moved(p) && !moved(known[keyOf(p)]) }
+	auto := o.source.Spec.UpdatePolicy == v1alpha1.UpdateAuto
+	renewed := func(p v1alpha1.PluginStatus) bool {
+		return (auto || p.Digest == "") && p.MovedTo != "" && p.MovedTo != known[keyOf(p)].MovedTo
+	}
 	switch {
-	case o.source.Spec.UpdatePolicy == v1alpha1.UpdateAuto && slices.ContainsFunc(status.Plugins, movedNow):
+	case slices.ContainsFunc(status.Plugins, renewed):
 		return takeMoved
 	case o.accessFailure != nil, slices.ContainsFunc(o.listFailures, waiting):
 		return retryWaiting
@@ -146,26 +153,25 @@ func (o *observedSource) lookAgain(status v1alpha1.PluginSourceStatus) time.Dura
 	return 0
 }
 
-// want wants the plugins. Of a suspended source it wants only what was fetched
-// before: the store may have lost it, and it stays served.
-func (r *PluginSourceReconciler) want(src *v1alpha1.PluginSource, plugins []target) []pipeline.Result {
-	owner := client.ObjectKeyFromObject(src).String()
-	items := items(src, plugins)
-	if !src.Spec.Suspend {
-		results := r.Queue.Want(owner, interval(src), items)
-		if requestedAt(src) != src.Status.RequestedAt {
-			r.Queue.Refresh(owner)
-		}
-		return results
+// want wants the plugins, and gives what is known of each.
+func (r *PluginSourceReconciler) want(o *observedSource) []pipeline.Result {
+	owner := client.ObjectKeyFromObject(o.source).String()
+	recorded := declared.Statuses(o.source)
+	var items []pipeline.Item
+	for _, t := range o.plugins {
+		items = append(items, t.items(o.source, recorded[t.Key])...)
 	}
-	fetched := slices.DeleteFunc(slices.Clone(items), func(i pipeline.Item) bool { return i.Request.Digest == "" })
-	known := map[catalog.Key]pipeline.Result{}
-	for _, result := range r.Queue.Want(owner, interval(src), fetched) {
+	known := make(map[catalog.Key]pipeline.Result, len(items))
+	for _, result := range r.Queue.Want(owner, interval(o.source), items) {
 		known[result.Key] = result
 	}
-	results := make([]pipeline.Result, len(items))
-	for i, item := range items {
-		results[i] = known[item.Key]
+	results := make([]pipeline.Result, len(o.plugins))
+	for i, t := range o.plugins {
+		results[i] = known[t.Key]
+	}
+	if !o.source.Spec.Suspend && requestedAt(o.source) != o.source.Status.RequestedAt {
+		r.Queue.Refresh(owner)
+		o.refreshed = true
 	}
 	return results
 }
@@ -173,7 +179,7 @@ func (r *PluginSourceReconciler) want(src *v1alpha1.PluginSource, plugins []targ
 // requestedAt is what the annotation asks for.
 func requestedAt(src *v1alpha1.PluginSource) string {
 	value := src.Annotations[v1alpha1.RequestedAtAnnotation]
-	return value[:min(len(value), maxRequestedAt)]
+	return strings.ToValidUTF8(value[:min(len(value), maxRequestedAt)], "")
 }
 
 // target is a plugin with what is asked for to have it.
@@ -209,36 +215,56 @@ func (r *PluginSourceReconciler) targets(plugins []declared.Plugin, access fetch
 	return targets
 }
 
-// items turns plugins into what the queue fetches. A digest that was found for
-// the same url before pins the plugin: a tag that moves changes nothing by
-// itself.
-func items(src *v1alpha1.PluginSource, plugins []target) []pipeline.Item {
-	recorded := declared.Statuses(src)
-	items := make([]pipeline.Item, 0, len(plugins))
-	for _, p := range plugins {
-		item := pipeline.Item{Key: p.Key, Request: p.request}
-		item.Follow = !src.Spec.Suspend && p.SHA256 == "" && !reference.Fixed(p.request.URL)
-		if known := recorded[p.Key]; p.stillHas(known) {
-			item.Recorded = known.SHA256
-			switch {
-			case src.Spec.UpdatePolicy == v1alpha1.UpdateAuto && known.MovedTo != "":
-				item.Recorded = "" // what the tag points to now
-			case known.Mirror != p.mirror:
-				item.Request.SHA256 = known.SHA256 // the same module from another place
-			default:
-				item.Request.Digest = known.Digest
-			}
+// items is what the queue fetches for a plugin. A digest that was found for the
+// same url before pins it: a tag that moves changes nothing by itself. Of a
+// suspended source, and of a list that cannot be read, only what was fetched
+// before is wanted.
+func (t target) items(src *v1alpha1.PluginSource, known v1alpha1.PluginStatus) []pipeline.Item {
+	if src.Spec.Suspend || t.Recorded {
+		if !t.keeps(known) {
+			return nil
 		}
-		items = append(items, item)
+		return []pipeline.Item{t.served(t.Key, known)}
 	}
-	return items
+	item := pipeline.Item{Key: t.Key, Request: t.request, Follow: !t.fixed()}
+	if !t.keeps(known) {
+		if known.Digest == "" && item.Follow {
+			item.Renew = known.MovedTo // nothing of it was good so far
+		}
+		return []pipeline.Item{item}
+	}
+	auto := src.Spec.UpdatePolicy == v1alpha1.UpdateAuto && item.Follow
+	switch {
+	case t.Digest != "" && t.mirror == "" && t.Digest != known.Digest: // the list names another one now
+	case auto && (known.MovedTo != "" || known.Mirror != t.mirror):
+		item.Renew = known.MovedTo
+	case known.Mirror != t.mirror:
+		item.Request.SHA256 = known.SHA256 // the same module from another place
+	default:
+		item.Request.Digest, item.Recorded = known.Digest, known.SHA256
+		return []pipeline.Item{item}
+	}
+	beside := t.Key
+	beside.Version += " (served)" // no source can declare that
+	return []pipeline.Item{item, t.served(beside, known)}
 }
 
-// stillHas says whether what was found before is what is declared now.
-func (t target) stillHas(known v1alpha1.PluginStatus) bool {
-	return known.URL == t.URL && known.Digest != "" &&
-		(t.SHA256 == "" || t.SHA256 == known.SHA256) &&
-		(t.Digest == "" || t.mirror != "" || t.Digest == known.Digest)
+// served asks for what is served, whatever else is fetched to replace it: the
+// store may lose it.
+func (t target) served(key catalog.Key, known v1alpha1.PluginStatus) pipeline.Item {
+	item := pipeline.Item{Key: key, Request: t.request, Recorded: known.SHA256}
+	item.Request.URL = cmp.Or(t.mirror, t.URL)
+	item.Request.Digest, item.Request.SHA256 = known.Digest, known.SHA256
+	return item
+}
+
+// fixed says whether the source itself says which bytes it wants.
+func (t target) fixed() bool { return t.SHA256 != "" || reference.Fixed(t.request.URL) }
+
+// keeps says whether what was found before is served until there is something
+// else: it was found where the plugin is declared to be, and is what is expected.
+func (t target) keeps(known v1alpha1.PluginStatus) bool {
+	return known.URL == t.URL && known.Digest != "" && (t.SHA256 == "" || t.SHA256 == known.SHA256)
 }
 
 // writeStatus writes the status if it changed, and says how long to wait where
@@ -274,7 +300,7 @@ func (r *PluginSourceReconciler) record(before, after *v1alpha1.PluginSource) {
 		case p.State == v1alpha1.PluginFetched && (p.SHA256 != old.SHA256 || old.State == v1alpha1.PluginFailed):
 			r.Recorder.Eventf(after, nil, corev1.EventTypeNormal, "Fetched", "Fetch", "%s: fetched %s", key, p.Digest)
 		}
-		if p.MovedTo != "" && p.MovedTo != old.MovedTo {
+		if moved(p) && p.MovedTo != old.MovedTo {
 			r.Recorder.Eventf(after, nil, corev1.EventTypeWarning, v1alpha1.ReasonTagsMoved, "Resolve", "%s: %s", key, movedMessage(p, after.Spec.UpdatePolicy))
 		}
 	}

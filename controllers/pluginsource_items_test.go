@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -18,9 +19,10 @@ import (
 // asked gives what the queue is asked for a source's plugins.
 func asked(source *v1alpha1.PluginSource, rules mirror.Rules, plugins ...declared.Plugin) []pipeline.Item {
 	r := &PluginSourceReconciler{Rewrite: rules.Rewrite}
-	items := items(source, r.targets(plugins, fetch.Access{}))
-	for i := range items {
-		items[i].Key = keyA("")
+	known := declared.Statuses(source)
+	var items []pipeline.Item
+	for _, t := range r.targets(plugins, fetch.Access{}) {
+		items = append(items, t.items(source, known[t.Key])...)
 	}
 	return items
 }
@@ -36,7 +38,14 @@ func TestItems(t *testing.T) {
 	pinned := plugin
 	pinned.SHA256 = "aa"
 	known := v1alpha1.PluginStatus{Name: "a", Version: "1", State: v1alpha1.PluginFetched, URL: url, Digest: digest, SHA256: "aa"}
-	inMirror, moved, elsewhere, olderList := known, known, known, known
+	recorded, none := plugin, v1alpha1.PluginStatus{}
+	recorded.Recorded = true
+	inMirror, moved, elsewhere, olderList, refused := known, known, known, known, known
+	refused.State, refused.Digest, refused.SHA256, refused.MovedTo = v1alpha1.PluginFailed, "", "", other
+	one := func(item pipeline.Item) []pipeline.Item { return []pipeline.Item{item} }
+	both := func(item pipeline.Item, at, served string) []pipeline.Item {
+		return []pipeline.Item{item, {Request: fetch.Request{URL: at, SHA256: "aa", Digest: served}, Recorded: "aa"}}
+	}
 	inMirror.Mirror = mirrored
 	moved.MovedTo = other
 	elsewhere.URL = "oci://other.example/a:1"
@@ -47,25 +56,35 @@ func TestItems(t *testing.T) {
 		status v1alpha1.PluginStatus
 		rules  mirror.Rules
 		policy v1alpha1.UpdatePolicy
-		want   pipeline.Item
+		want   []pipeline.Item
 	}{
-		"new":              {plugin, v1alpha1.PluginStatus{}, nil, "", pipeline.Item{Request: fetch.Request{URL: url}, Follow: true}},
-		"known":            {plugin, known, nil, "", pipeline.Item{Request: fetch.Request{URL: url, Digest: digest}, Recorded: "aa", Follow: true}},
-		"the url changed":  {plugin, elsewhere, nil, "", pipeline.Item{Request: fetch.Request{URL: url}, Follow: true}},
-		"a hash is no tag": {pinned, known, nil, "", pipeline.Item{Request: fetch.Request{URL: url, SHA256: "aa", Digest: digest}, Recorded: "aa"}},
-		"in a mirror":      {plugin, inMirror, rules, "", pipeline.Item{Request: fetch.Request{URL: mirrored, Digest: digest}, Recorded: "aa", Follow: true}},
+		"new":              {plugin, none, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url}, Follow: true})},
+		"known":            {plugin, known, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url, Digest: digest}, Recorded: "aa", Follow: true})},
+		"the url changed":  {plugin, elsewhere, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url}, Follow: true})},
+		"a hash is no tag": {pinned, known, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url, SHA256: "aa", Digest: digest}, Recorded: "aa"})},
+		"in a mirror":      {plugin, inMirror, rules, "", one(pipeline.Item{Request: fetch.Request{URL: mirrored, Digest: digest}, Recorded: "aa", Follow: true})},
 		"a mirror came later: its copy may have another digest, but not another module": {
-			plugin, known, rules, "", pipeline.Item{Request: fetch.Request{URL: mirrored, SHA256: "aa"}, Recorded: "aa", Follow: true}},
-		"the mirror went": {plugin, inMirror, nil, "", pipeline.Item{Request: fetch.Request{URL: url, SHA256: "aa"}, Recorded: "aa", Follow: true}},
-		"a tag moved":     {plugin, moved, nil, v1alpha1.UpdatePin, pipeline.Item{Request: fetch.Request{URL: url, Digest: digest}, Recorded: "aa", Follow: true}},
+			plugin, known, rules, "", both(pipeline.Item{Request: fetch.Request{URL: mirrored, SHA256: "aa"}, Follow: true}, mirrored, digest)},
+		"the mirror went": {plugin, inMirror, nil, "", both(pipeline.Item{Request: fetch.Request{URL: url, SHA256: "aa"}, Follow: true}, url, digest)},
+		"a mirror came later, and tags are followed": {
+			plugin, known, rules, v1alpha1.UpdateAuto, both(pipeline.Item{Request: fetch.Request{URL: mirrored}, Follow: true}, mirrored, digest)},
+		"a tag moved": {plugin, moved, nil, v1alpha1.UpdatePin, one(pipeline.Item{Request: fetch.Request{URL: url, Digest: digest}, Recorded: "aa", Follow: true})},
 		"a tag moved, and is followed": {
-			plugin, moved, nil, v1alpha1.UpdateAuto, pipeline.Item{Request: fetch.Request{URL: url}, Follow: true}},
-		"a list's digest": {listed, v1alpha1.PluginStatus{}, nil, "", pipeline.Item{Request: fetch.Request{URL: url + "@" + digest}}},
+			plugin, moved, nil, v1alpha1.UpdateAuto, both(pipeline.Item{Request: fetch.Request{URL: url}, Renew: other, Follow: true}, url, digest)},
+		"a tag moved and would be followed, and the source has the served hash": {
+			pinned, moved, nil, v1alpha1.UpdateAuto, one(pipeline.Item{Request: fetch.Request{URL: url, SHA256: "aa", Digest: digest}, Recorded: "aa"})},
+		"nothing was good so far, and the tag moved": {
+			plugin, refused, nil, v1alpha1.UpdatePin, one(pipeline.Item{Request: fetch.Request{URL: url}, Renew: other, Follow: true})},
+		"a list's digest": {listed, none, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url + "@" + digest}})},
 		"a list's digest, known": {
-			listed, known, nil, "", pipeline.Item{Request: fetch.Request{URL: url + "@" + digest, Digest: digest}, Recorded: "aa"}},
-		"a list has another digest now": {listed, olderList, nil, "", pipeline.Item{Request: fetch.Request{URL: url + "@" + digest}}},
+			listed, known, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url + "@" + digest, Digest: digest}, Recorded: "aa"})},
+		"a list has another digest now": {
+			listed, olderList, nil, "", both(pipeline.Item{Request: fetch.Request{URL: url + "@" + digest}}, url, other)},
 		"a list's digest does not hold in a mirror": {
-			listed, v1alpha1.PluginStatus{}, rules, "", pipeline.Item{Request: fetch.Request{URL: mirrored}, Follow: true}},
+			listed, none, rules, "", one(pipeline.Item{Request: fetch.Request{URL: mirrored}, Follow: true})},
+		"a list that cannot be read": {
+			recorded, known, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url, SHA256: "aa", Digest: digest}, Recorded: "aa"})},
+		"a list that cannot be read, and nothing was fetched": {recorded, none, nil, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -74,11 +93,46 @@ func TestItems(t *testing.T) {
 			if c.status.Name != "" {
 				source.Status.Plugins = []v1alpha1.PluginStatus{c.status}
 			}
-			c.want.Key = keyA("")
-			if diff := cmp.Diff([]pipeline.Item{c.want}, asked(source, c.rules, c.plugin)); diff != "" {
+			for i := range c.want {
+				c.want[i].Key = keyA([]string{"1", "1 (served)"}[i])
+			}
+			if diff := cmp.Diff(c.want, asked(source, c.rules, c.plugin)); diff != "" {
 				t.Errorf("asked for (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestRequestedAt: what stands in the status after a round through JSON equals
+// what is compared with it.
+func TestRequestedAt(t *testing.T) {
+	t.Parallel()
+	source := &v1alpha1.PluginSource{}
+	source.Annotations = map[string]string{v1alpha1.RequestedAtAnnotation: strings.Repeat("a", maxRequestedAt-1) + "é and more"}
+	if got := requestedAt(source); got != strings.Repeat("a", maxRequestedAt-1) {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestTrim: whatever is said of a thousand plugins, the object can be stored.
+func TestTrim(t *testing.T) {
+	t.Parallel()
+	plugins := make([]v1alpha1.PluginStatus, 1000)
+	for i := range plugins {
+		plugins[i] = v1alpha1.PluginStatus{
+			Name: strings.Repeat("n", 63), Version: strings.Repeat("1", 40), State: v1alpha1.PluginFailed, URL: strings.Repeat("u", 120),
+			Message: strings.Repeat("é", 256), Warning: strings.Repeat("w", 512), Digest: strings.Repeat("d", 71), SHA256: strings.Repeat("s", 64),
+		}
+	}
+	trim(plugins)
+	encoded, err := json.Marshal(plugins)
+	if err != nil || len(encoded) > roomForPlugins {
+		t.Errorf("%d bytes, %v", len(encoded), err)
+	}
+	few := []v1alpha1.PluginStatus{plugins[0]}
+	few[0].Message = strings.Repeat("m", 512)
+	if trim(few); len(few[0].Message) != 512 {
+		t.Error("one message fits")
 	}
 }
 

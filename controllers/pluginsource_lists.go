@@ -28,11 +28,7 @@ func (r *PluginSourceReconciler) observeLists(ctx context.Context, src *v1alpha1
 	lists.Plugins = map[string][]list.Plugin{}
 	for i, l := range src.Spec.PluginsFrom {
 		ref := l.ConfigMapKeyRef
-		content, err := r.configMapKey(ctx, src.Namespace, ref, fmt.Sprintf("pluginsFrom[%d]", i))
-		var plugins []list.Plugin
-		if err == nil {
-			plugins, err = parsed(ref, content, list.Parse)
-		}
+		plugins, err := parsed(ctx, r, src.Namespace, ref, fmt.Sprintf("pluginsFrom[%d]", i), list.Parse)
 		if err != nil {
 			failures = append(failures, listFailure{declared.ListName(ref), err})
 			continue
@@ -43,11 +39,9 @@ func (r *PluginSourceReconciler) observeLists(ctx context.Context, src *v1alpha1
 		return lists, failures
 	}
 	if ref := src.Spec.Official.TableRef; ref != nil {
-		content, err := r.configMapKey(ctx, src.Namespace, *ref, "official.tableRef")
-		if err == nil {
-			lists.Table, err = parsed(*ref, content, official.Parse)
-		}
-		if err != nil {
+		var err *failure.Error
+		if lists.Table, err = parsed(ctx, r, src.Namespace, *ref, "official.tableRef", official.Parse); err != nil {
+			lists.Table = nil
 			return lists, append(failures, listFailure{declared.ListName(*ref), err})
 		}
 	}
@@ -66,21 +60,42 @@ type listFailure struct {
 	*failure.Error
 }
 
-// parsed reads a list, and says which one it is where that fails.
-func parsed[T any](ref v1alpha1.ConfigMapKeyReference, content []byte, parse func([]byte) (T, error)) (T, *failure.Error) {
-	result, err := parse(content)
-	if err == nil {
-		return result, nil
-	}
-	e := failure.Of(err)
-	return result, failure.New(e.Class, e.Reason, e.Err, "key %s of ConfigMap %s: %s", ref.Key, ref.Name, e.Message)
+// parsedList is a list as it was read last.
+type parsedList struct {
+	version string // of the ConfigMap
+	content any
+	err     *failure.Error
 }
 
-func (r *PluginSourceReconciler) configMapKey(ctx context.Context, namespace string, ref v1alpha1.ConfigMapKeyReference, field string) ([]byte, *failure.Error) {
+// parsed reads a list, and says which one it is where that fails. A ConfigMap
+// that has not changed is not parsed again.
+func parsed[T any](
+	ctx context.Context, r *PluginSourceReconciler, namespace string, ref v1alpha1.ConfigMapKeyReference, field string, parse func([]byte) (T, error),
+) (T, *failure.Error) {
+	var none T
 	configMap, err := getConfigMap(ctx, r.Live, namespace, ref.Name, field)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
+	id, version := namespace+"/"+declared.ListName(ref)+" "+field, string(configMap.UID)+"/"+configMap.ResourceVersion
+	if known, found := r.lists.Load(id); found && known.(parsedList).version == version { //nolint:forcetypeassert // nothing else is stored
+		list := known.(parsedList) //nolint:forcetypeassert // nothing else is stored
+		return list.content.(T), list.err
+	}
+	content, err := configMapKey(configMap, ref, field)
+	result := none
+	if err == nil {
+		var problem error
+		if result, problem = parse(content); problem != nil {
+			e := failure.Of(problem)
+			err = failure.New(e.Class, e.Reason, e.Err, "key %s of ConfigMap %s: %s", ref.Key, ref.Name, e.Message)
+		}
+	}
+	r.lists.Store(id, parsedList{version, result, err})
+	return result, err
+}
+
+func configMapKey(configMap *corev1.ConfigMap, ref v1alpha1.ConfigMapKeyReference, field string) ([]byte, *failure.Error) {
 	if text, found := configMap.Data[ref.Key]; found {
 		return []byte(text), nil
 	}
@@ -88,7 +103,7 @@ func (r *PluginSourceReconciler) configMapKey(ctx context.Context, namespace str
 		return content, nil
 	}
 	return nil, failure.New(failure.Waiting, failure.ConfigMapNotFound, nil,
-		"ConfigMap %s/%s, named in %s, has no key %s: add it, or correct the key", namespace, ref.Name, field, ref.Key)
+		"ConfigMap %s/%s, named in %s, has no key %s: add it, or correct the key", configMap.Namespace, ref.Name, field, ref.Key)
 }
 
 func getConfigMap(ctx context.Context, live client.Reader, namespace, name, field string) (*corev1.ConfigMap, *failure.Error) {

@@ -9,6 +9,7 @@ import (
 	"github.com/higress-group/plugin-server-operator/controllers/declared"
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
 	"github.com/higress-group/plugin-server-operator/internal/pipeline"
+	"github.com/higress-group/plugin-server-operator/internal/reference"
 )
 
 // shownWarnings is how many warnings stand in the condition.
@@ -35,7 +36,10 @@ func (o *observedSource) unread(status v1alpha1.PluginSourceStatus) []listFailur
 
 // movedTo gives the digest that the tag has now, where it is another one than
 // what is served. What was known stays known until the tag was looked at again.
-func movedTo(status v1alpha1.PluginStatus, result *pipeline.Result) string {
+func (t target) movedTo(status v1alpha1.PluginStatus, result *pipeline.Result) string {
+	if t.fixed() {
+		return ""
+	}
 	latest := status.MovedTo
 	if result != nil && result.Latest != "" {
 		latest = result.Latest
@@ -46,10 +50,34 @@ func movedTo(status v1alpha1.PluginStatus, result *pipeline.Result) string {
 	return latest
 }
 
-func moved(p v1alpha1.PluginStatus) bool { return p.MovedTo != "" }
+// moved says whether something else is served than the tag points to.
+func moved(p v1alpha1.PluginStatus) bool { return p.MovedTo != "" && p.Digest != "" }
+
+const (
+	// roomForPlugins is what the plugins of a status may take in bytes, so that the
+	// object, its spec included, stays below what the API server stores (1.5 MiB).
+	roomForPlugins = 700 << 10
+	// shortMessage is the length of messages where there are too many long ones.
+	shortMessage = 80
+)
+
+// trim shortens what is said of each plugin where it is too much in all. The
+// first failure and the first warnings stand in the conditions as well.
+func trim(plugins []v1alpha1.PluginStatus) {
+	size := 0
+	for _, p := range plugins {
+		size += 300 + len(p.URL) + len(p.Mirror) + len(p.Message) + len(p.Warning) + len(strings.Join(p.Aliases, `","`))
+	}
+	if size <= roomForPlugins {
+		return
+	}
+	for i := range plugins {
+		plugins[i].Message, plugins[i].Warning = cut(plugins[i].Message, shortMessage), cut(plugins[i].Warning, shortMessage)
+	}
+}
 
 func movedMessage(p v1alpha1.PluginStatus, policy v1alpha1.UpdatePolicy) string {
-	message := fmt.Sprintf("%s was %s and is now %s; ", p.URL, p.Digest, p.MovedTo)
+	message := fmt.Sprintf("%s was %s and is now %s; ", reference.Shown(p.URL), p.Digest, p.MovedTo)
 	if policy == v1alpha1.UpdateAuto {
 		return message + "what is served stays until the new one is fetched and verified"
 	}
@@ -102,7 +130,7 @@ func warnings(o observedSource, status v1alpha1.PluginSourceStatus) string {
 		}
 	}
 	if o.left > 0 {
-		all = append(all, fmt.Sprintf("a source declares at most %d plugins, the last %d are left out: move them to another source", declared.MaxPlugins, o.left))
+		all = append(all, fmt.Sprintf("a source declares at most %d plugins, and with aliases twice as many names and versions; %d are left out: move them to another source", declared.MaxPlugins, o.left))
 	}
 	for _, w := range o.wins {
 		all = append(all, fmt.Sprintf("%s is also declared by PluginSource %s, which loses", w.Key, w.Loser))

@@ -25,7 +25,9 @@ const maxMessage = 512
 type observedSource struct {
 	source  *v1alpha1.PluginSource
 	plugins []target
-	left    int // plugins that are too many
+	left    int // keys that are too many
+	// refreshed is true if everything was asked to be looked at again.
+	refreshed bool
 	// results of the queue, in the order of plugins; nil when it was not asked.
 	results       []pipeline.Result
 	accessFailure *failure.Error
@@ -83,7 +85,10 @@ func (r *PluginSourceReconciler) observeServers(ctx context.Context, observed *o
 // sourceStatus makes the status of a source from what was observed. It is pure.
 func sourceStatus(o observedSource) v1alpha1.PluginSourceStatus {
 	status := *o.source.Status.DeepCopy()
-	status.ObservedGeneration, status.RequestedAt = o.source.Generation, requestedAt(o.source)
+	status.ObservedGeneration = o.source.Generation
+	if o.refreshed {
+		status.RequestedAt = requestedAt(o.source)
+	}
 	status.Plugins = make([]v1alpha1.PluginStatus, len(o.plugins))
 	status.Declared, status.Fetched, status.Failed = int32(len(o.plugins)), 0, 0
 	known := declared.Statuses(o.source)
@@ -104,6 +109,7 @@ func sourceStatus(o observedSource) v1alpha1.PluginSourceStatus {
 	if len(status.Plugins) == 0 {
 		status.Plugins = nil
 	}
+	trim(status.Plugins)
 	set := conditionSetter(&status.Conditions, o.source.Generation)
 	fetched := fetchedCondition(o, status)
 	served := servedCondition(o, status)
@@ -143,16 +149,18 @@ func pluginStatus(
 	default:
 		status.State, status.Reason, status.Message = v1alpha1.PluginPending, "", ""
 	}
-	status.MovedTo = movedTo(status, result)
+	status.MovedTo = p.movedTo(status, result)
 	status.Warning = shorten(p.warning(status, result))
 	return status
 }
 
-func shorten(message string) string {
-	if len(message) <= maxMessage {
+func shorten(message string) string { return cut(message, maxMessage) }
+
+func cut(message string, length int) string {
+	if len(message) <= length {
 		return message
 	}
-	return strings.ToValidUTF8(message[:maxMessage-3], "") + "..."
+	return strings.ToValidUTF8(message[:length-3], "") + "..."
 }
 
 func resolvedCondition(o observedSource, status v1alpha1.PluginSourceStatus) metav1.Condition {

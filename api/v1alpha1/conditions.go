@@ -136,8 +136,8 @@ const (
 	ReasonUnknownRelease = "UnknownRelease"
 	// ReasonConfigMapNotFound: a ConfigMap named in the spec, or its key, does not exist.
 	ReasonConfigMapNotFound = "ConfigMapNotFound"
-	// ReasonInvalidConfigMap: a ConfigMap with a module has not exactly one key
-	// in binaryData, or may not be read.
+	// ReasonInvalidConfigMap: a ConfigMap with a module has not exactly one key,
+	// or may not be read.
 	ReasonInvalidConfigMap = "InvalidConfigMap"
 	// ReasonInternal: an error of the operator itself.
 	ReasonInternal = "InternalError"

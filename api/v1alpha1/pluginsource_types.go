@@ -264,14 +264,15 @@ type Plugin struct {
 
 	// ConfigMaps are the names of ConfigMaps that hold the module itself, for
 	// clusters without any registry: the .wasm file, best gzipped, split over as many
-	// as it needs, in the order of the file. Each has exactly one key, in binaryData.
+	// as it needs, in the order of the file. Each has exactly one key, and a name of at most 100 characters.
 	//
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=8
 	// +kubebuilder:validation:items:MinLength=1
-	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:items:MaxLength=100
+	// +kubebuilder:validation:items:Pattern=`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`
 	ConfigMaps []string `json:"configMaps,omitempty"`
 
 	// Aliases are further names and versions under which the plugin is served.

@@ -10,8 +10,12 @@ import (
 	"github.com/higress-group/plugin-server-operator/internal/reference"
 )
 
-// MaxPlugins is the number of plugins that one source may declare in all.
-const MaxPlugins = 1000
+// MaxPlugins is the number of plugins that one source may declare in all, and
+// maxKeys that of their keys, aliases included: status and catalog have to hold them.
+const (
+	MaxPlugins = 1000
+	maxKeys    = 2000
+)
 
 // defaultAliasVersion is where plugin servers used to put every line of a
 // plugins.properties.
@@ -34,6 +38,9 @@ type Plugin struct {
 	Published string
 	// Warning says what is worth a look in the declaration.
 	Warning string
+	// Recorded is true for what a list declared that cannot be read now: what is
+	// expected of the plugin beyond its status is not known.
+	Recorded bool
 }
 
 // Lists are the contents of what a source refers to. A list that could not be
@@ -115,7 +122,11 @@ func (e *expansion) grant() {
 			p := &e.plugins[at]
 			var granted []catalog.Key
 			for _, alias := range p.Aliases {
-				if !e.taken[alias] {
+				switch {
+				case e.taken[alias]:
+				case len(e.taken) == maxKeys:
+					e.left++
+				default:
 					e.taken[alias] = true
 					granted = append(granted, alias)
 				}
@@ -178,7 +189,8 @@ func (e *expansion) recorded(name string) []Plugin {
 	for _, s := range e.source.Status.Plugins {
 		if s.List == name {
 			plugins = append(plugins, Plugin{
-				Key: keyOf(s), URL: s.URL, SHA256: s.SHA256, Aliases: parseAliases(s.Aliases), List: name,
+				Key: keyOf(s), URL: s.URL, Alternatives: reference.Flattened(e.source.Spec.Registry, s.URL),
+				Aliases: parseAliases(s.Aliases), List: name, Recorded: true,
 			})
 		}
 	}

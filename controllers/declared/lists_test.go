@@ -79,10 +79,13 @@ func TestTable(t *testing.T) {
 	if diff := cmp.Diff(want, plugins); diff != "" {
 		t.Errorf("the table replaces the rows of a release that both have (-want +got):\n%s", diff)
 	}
-	// The table cannot be read any more.
-	s.Status.Plugins = []v1alpha1.PluginStatus{{Name: "waf", Version: "3.0.0", URL: plugins[0].URL, List: "tables/t.csv", Digest: "sha256:d", SHA256: "aa"}}
-	if p := found(t, s, key("waf", "3.0.0")); p.URL != plugins[0].URL {
-		t.Errorf("what it declared counts on: %+v", p)
+	// The table cannot be read any more, or somebody has only the object: what it
+	// declared counts on as a whole, the rows that it replaced included.
+	for _, p := range plugins {
+		s.Status.Plugins = append(s.Status.Plugins, v1alpha1.PluginStatus{Name: p.Key.Name, Version: p.Key.Version, URL: p.URL, List: "tables/t.csv", Digest: "sha256:d", SHA256: "aa"})
+	}
+	if got := declared.Plugins(&s); len(got) != 2 || got[0].URL != plugins[0].URL || got[1].URL != plugins[1].URL {
+		t.Errorf("what it declared counts on: %+v", got)
 	}
 	if got := declared.UnknownReleases(&s, nil); !cmp.Equal(got, []string{"2.3.0"}) {
 		t.Errorf("unknown are %v", got)
@@ -122,6 +125,9 @@ func TestLists(t *testing.T) {
 	// The list cannot be read any more: the object alone says what it declared.
 	for _, p := range want {
 		s.Status.Plugins = append(s.Status.Plugins, v1alpha1.PluginStatus{Name: p.Key.Name, Version: p.Key.Version, URL: p.URL, List: p.List, Aliases: declared.Aliases(p.Aliases)})
+	}
+	for i := range want {
+		want[i].Recorded = true
 	}
 	if diff := cmp.Diff(want, declared.Plugins(&s)); diff != "" {
 		t.Errorf("from the status (-want +got):\n%s", diff)

@@ -10,15 +10,21 @@ import (
 	"github.com/higress-group/plugin-server-operator/internal/reference"
 )
 
-// official gives the plugins of spec.official. Releases that only a table of
-// the user's knows are taken from the status where the table was not read.
+// official gives the plugins of spec.official. Where the user's table was not
+// read, what the source declared with it counts on as a whole: part of it would
+// decide paths otherwise.
 func (e *expansion) official(added official.Table) []Plugin {
 	spec := e.source.Spec.Official
 	name := ""
 	if spec.TableRef != nil {
 		name = ListName(*spec.TableRef)
 	}
-	plugins, unknown := Table(added).Plugins(spec.HigressVersions)
+	if added == nil && name != "" {
+		if recorded := e.recorded(name); len(recorded) > 0 {
+			return recorded
+		}
+	}
+	plugins, _ := Table(added).Plugins(spec.HigressVersions)
 	declared := make([]Plugin, 0, len(plugins))
 	for _, p := range plugins {
 		d := Plugin{Key: p.Key, URL: p.URLs[0], Alternatives: p.URLs[1:]}
@@ -33,9 +39,6 @@ func (e *expansion) official(added official.Table) []Plugin {
 				strings.Join(p.Others, ", "), p.Release)
 		}
 		declared = append(declared, d)
-	}
-	if added == nil && name != "" && len(unknown) > 0 {
-		declared = append(declared, e.recorded(name)...)
 	}
 	return declared
 }

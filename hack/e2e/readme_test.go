@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/higress-group/plugin-server-operator/internal/signature"
 )
 
 // TestReadme runs what the README tells its readers to type. Commands that
@@ -53,6 +55,11 @@ func TestReadme(t *testing.T) {
 			}
 			ran++
 		}
+	}
+	key, _, _ := strings.Cut(string(readme), "-----END PUBLIC KEY-----")
+	_, key, _ = strings.Cut(key, "publicKeys: |\n")
+	if _, err := signature.New([]byte(strings.ReplaceAll(key, "      ", "") + "-----END PUBLIC KEY-----\n")); err != nil {
+		t.Errorf("README: the example's key: %v", err)
 	}
 	if ran < 5 {
 		t.Errorf("only %d commands and examples were found", ran)

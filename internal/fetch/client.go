@@ -86,7 +86,7 @@ func (f *Fetcher) newClient(host string, credential auth.Credential, access Acce
 	if len(access.CA) > 0 {
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(access.CA) {
-			return keptClient{}, failure.New(failure.Spec, failure.InvalidSecret, nil,
+			return keptClient{}, failure.New(failure.Waiting, failure.InvalidSecret, nil,
 				"ca.crt of the Secret named in certSecretRef holds no certificate in PEM form")
 		}
 	}
@@ -106,7 +106,7 @@ func (f *Fetcher) newClient(host string, credential auth.Credential, access Acce
 	if len(access.Key) > 0 {
 		certificate, err := tls.X509KeyPair(access.Certificate, access.Key)
 		if err != nil { // not shown: it could quote the key
-			return keptClient{}, failure.New(failure.Spec, failure.InvalidSecret, nil,
+			return keptClient{}, failure.New(failure.Waiting, failure.InvalidSecret, nil,
 				"tls.crt and tls.key of the Secret named in certSecretRef are no certificate with its key in PEM form")
 		}
 		t.host, t.own = host, base.Clone()

@@ -259,7 +259,7 @@ func TestFailuresOfConnections(t *testing.T) {
 			failure.Upstream, failure.RegistryError, "remove insecure"},
 		"nobody there":          {closed, nil, failure.Transient, failure.Unreachable, "refuses connections"},
 		"no such name":          {plainHTTP, func(r *Request) { r.URL = "oci://registry.invalid/a:1" }, failure.Transient, failure.Unreachable, "cannot be resolved"},
-		"a CA that is none":     {plainHTTP, func(r *Request) { r.Access.CA = []byte("canary") }, failure.Spec, failure.InvalidSecret, "no certificate in PEM form"},
+		"a CA that is none":     {plainHTTP, func(r *Request) { r.Access.CA = []byte("canary") }, failure.Waiting, failure.InvalidSecret, "no certificate in PEM form"},
 		"a login that is none":  {plainHTTP, func(r *Request) { r.Access.DockerConfig = []byte("canary") }, failure.Spec, failure.InvalidSecret, "does not hold a docker configuration"},
 		"a URL that is none":    {plainHTTP, func(r *Request) { r.URL = "ftp://me:canary@x/y" }, failure.Spec, failure.InvalidReference, "does not begin with oci://"},
 		"a digest that is none": {plainHTTP, func(r *Request) { r.Digest = "latest" }, failure.Spec, failure.InvalidReference, "is no digest"},

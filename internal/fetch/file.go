@@ -162,6 +162,8 @@ func (f *Fetcher) fetchConfigMaps(ctx context.Context, r Request) (store.Artifac
 	if r.SHA256 == "" {
 		return store.Artifact{}, failure.New(failure.Spec, failure.InvalidReference, nil, "a plugin from configMaps needs its sha256")
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, f.timeout, errTimeout)
+	defer cancel()
 	namespace, names := reference.ParseConfigMaps(r.URL)
 	var content *hashed
 	blob, err := f.storeModule(ctx, r.SHA256, func() (io.ReadCloser, container, error) {

@@ -172,5 +172,5 @@ func TestClientCertificate(t *testing.T) {
 	}
 	r.Access.Key = []byte("canary")
 	_, err = f.Fetch(t.Context(), r)
-	requireFailure(t, err, failure.Spec, failure.InvalidSecret, "no certificate with its key")
+	requireFailure(t, err, failure.Waiting, failure.InvalidSecret, "no certificate with its key")
 }

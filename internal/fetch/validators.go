@@ -5,8 +5,12 @@ import (
 	"sync"
 )
 
-// maxValidators is how many files are remembered.
-const maxValidators = 4096
+// maxValidators is how many files are remembered, and maxValidator the length
+// of what a server may say about one, in bytes.
+const (
+	maxValidators = 4096
+	maxValidator  = 256
+)
 
 // validators remembers what servers said about files, for conditional requests.
 type validators struct {
@@ -24,6 +28,9 @@ func (v *validators) set(url string, header http.Header, digest string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	found := validator{header.Get("ETag"), header.Get("Last-Modified"), digest}
+	if len(found.etag) > maxValidator || len(found.modified) > maxValidator {
+		found = validator{}
+	}
 	if found.etag == "" && found.modified == "" {
 		delete(v.known, url)
 		return

@@ -80,7 +80,8 @@ func (m Module) Unusual() string {
 	var unusual []string
 	for _, wanted := range m.Imports {
 		if slices.ContainsFunc(profiles, func(p Profile) bool { return !p.offers(m.ABI, wanted) }) {
-			unusual = append(unusual, wanted.String())
+			// No gateway offers a name with a comma, and it must not look like two.
+			unusual = append(unusual, strings.ReplaceAll(wanted.String(), ",", `\x2c`))
 		}
 	}
 	all := strings.Join(unusual, ",")

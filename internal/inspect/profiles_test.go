@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -92,6 +93,35 @@ func TestProfiles(t *testing.T) {
 			if v, ok := parseABI(strings.ReplaceAll(abi, ".", "_")); !ok || v.String() != abi {
 				t.Errorf("%s has the ABI %s", p.Name, abi)
 			}
+		}
+	}
+}
+
+// TestUnusual: what the store keeps of a module's imports says as much about
+// gateways as the module itself.
+func TestUnusual(t *testing.T) {
+	t.Parallel()
+	crowd := Module{ABI: "0.2.1"}
+	for i := range 1000 {
+		crowd.Imports = append(crowd.Imports, Import{Module: "env", Name: fmt.Sprintf("no_such_function_%d", i)})
+	}
+	for name, m := range map[string]Module{
+		"nothing":                         {ABI: "0.2.1"},
+		"what all have":                   {ABI: "0.2.1", Imports: []Import{{Module: "env", Name: "proxy_log"}}},
+		"what some have":                  {ABI: "0.2.1", Imports: []Import{{Module: "wasi_snapshot_preview1", Name: "sched_yield"}}},
+		"what none has":                   {ABI: "0.2.1", Imports: []Import{{Module: "env", Name: "x"}, {Module: "a.b", Name: "c.d"}}},
+		"one that looks like two of them": {ABI: "0.2.1", Imports: []Import{{Module: "env", Name: "proxy_log,wasi_snapshot_preview1.fd_write"}}},
+		"too many to keep":                crowd,
+	} {
+		for _, profile := range Profiles() {
+			direct, err := Missing(m, profile, nil)
+			kept, err2 := Missing(ParseUnusual(m.ABI, m.Unusual()), profile, nil)
+			if err != nil || err2 != nil || (len(direct) == 0) != (len(kept) == 0) {
+				t.Errorf("%s, %s: %v of the module, %v of what is kept; %v %v", name, profile, direct, kept, err, err2)
+			}
+		}
+		if n := len(m.Unusual()); n > 5<<10 {
+			t.Errorf("%s: %d bytes", name, n)
 		}
 	}
 }

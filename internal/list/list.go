@@ -7,7 +7,6 @@ package list
 import (
 	"bytes"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
@@ -20,6 +19,8 @@ const (
 	MaxSize = 1 << 20
 	// MaxPlugins is the number of plugins that a list may name; a PluginSource has the same limit.
 	MaxPlugins = 1000
+	// maxLines is the number of lines of a plugins.properties, comments included.
+	maxLines = 10_000
 	// maxAliases is the number of further names of one plugin.
 	maxAliases = 16
 )
@@ -91,9 +92,12 @@ func trimBOM(content []byte) []byte { return bytes.TrimPrefix(content, []byte("\
 // files, of several lines with one name and tag the last one counts.
 func properties(content []byte) ([]Plugin, error) {
 	var plugins []Plugin
+	at := map[catalog.Key]int{}
 	number := 0
 	for line := range strings.Lines(string(content)) {
-		number++
+		if number++; number > maxLines {
+			return nil, invalid("it has more than %d lines", maxLines)
+		}
 		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") || strings.HasPrefix(line, "!") {
 			continue
@@ -109,10 +113,11 @@ func properties(content []byte) ([]Plugin, error) {
 		if err != nil {
 			return nil, invalid("line %d: %s", number, err)
 		}
-		if same := slices.IndexFunc(plugins, func(q Plugin) bool { return q.Key == p.Key }); same >= 0 {
+		if same, known := at[p.Key]; known {
 			plugins[same] = p
 			continue
 		}
+		at[p.Key] = len(plugins)
 		plugins = append(plugins, p)
 	}
 	return plugins, nil

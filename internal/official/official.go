@@ -25,6 +25,9 @@ const Registry = "higress-registry.cn-hangzhou.cr.aliyuncs.com"
 // MaxTable is the size of a table in bytes: what a ConfigMap can hold.
 const MaxTable = 1 << 20
 
+// maxRows is the number of rows of a table: a hundred releases.
+const maxRows = 10_000
+
 //go:embed table.csv
 var embedded []byte
 
@@ -63,7 +66,7 @@ func Parse(content []byte) (Table, error) {
 	if err != nil || !slices.Equal(first, header) {
 		return nil, invalid("its first line is not higress,name,version,repository,tag")
 	}
-	var t Table
+	t := Table{}
 	for {
 		fields, err := reader.Read()
 		if errors.Is(err, io.EOF) {
@@ -77,7 +80,9 @@ func Parse(content []byte) (Table, error) {
 			line, _ := reader.FieldPos(0)
 			return nil, invalid("line %d: %s", line, err)
 		}
-		t = append(t, row)
+		if t = append(t, row); len(t) > maxRows {
+			return nil, invalid("it has more than %d rows", maxRows)
+		}
 	}
 }
 
@@ -130,37 +135,52 @@ func (t Table) Releases() []string {
 // path decides: a release that is added at the end changes nothing of what the
 // running ones get. Unknown releases are given back.
 func (t Table) Plugins(releases []string) (plugins []Plugin, unknown []string) {
+	byRelease, places := t.index()
 	at := map[catalog.Key]int{}
 	tags := map[catalog.Key]string{}
 	for _, release := range releases {
-		known := false
-		for _, r := range t {
-			if r.Release != release {
-				continue
-			}
-			known = true
+		rows, known := byRelease[release]
+		if !known {
+			unknown = append(unknown, release)
+		}
+		for _, r := range rows {
 			i, taken := at[r.Key]
 			if !taken {
 				at[r.Key], tags[r.Key] = len(plugins), r.Tag
-				plugins = append(plugins, Plugin{Key: r.Key, URLs: t.places(r), Release: release})
+				plugins = append(plugins, Plugin{Key: r.Key, URLs: r.urls(places[place{r.Key.Name, r.Tag}]), Release: release})
 			} else if p := &plugins[i]; tags[r.Key] != r.Tag && !slices.Contains(p.Others, release) {
 				p.Others = append(p.Others, release)
 			}
-		}
-		if !known {
-			unknown = append(unknown, release)
 		}
 	}
 	return plugins, unknown
 }
 
-// places are the repositories under which a plugin has stood at this tag: the
-// row's own first.
-func (t Table) places(row Row) []string {
-	urls := []string{row.url(row.Repository)}
+// place is a plugin at a tag.
+type place struct{ name, tag string }
+
+// maxPlaces is the number of repositories in which one plugin is looked for.
+const maxPlaces = 4
+
+// index gives the rows of each release, and the repositories in which a plugin has stood at a tag.
+func (t Table) index() (byRelease map[string][]Row, places map[place][]string) {
+	byRelease, places = map[string][]Row{}, map[place][]string{}
 	for _, r := range t {
-		if url := row.url(r.Repository); r.Key.Name == row.Key.Name && r.Tag == row.Tag && !slices.Contains(urls, url) {
-			urls = append(urls, url)
+		byRelease[r.Release] = append(byRelease[r.Release], r)
+		at := place{r.Key.Name, r.Tag}
+		if known := places[at]; len(known) < maxPlaces && !slices.Contains(known, r.Repository) {
+			places[at] = append(known, r.Repository)
+		}
+	}
+	return byRelease, places
+}
+
+// urls are the places of a plugin at its tag: the row's own repository first.
+func (r Row) urls(repositories []string) []string {
+	urls := []string{r.url(r.Repository)}
+	for _, other := range repositories {
+		if other != r.Repository {
+			urls = append(urls, r.url(other))
 		}
 	}
 	return urls

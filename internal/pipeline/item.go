@@ -19,9 +19,9 @@ import (
 // access: two that ask for the same with other credentials share nothing, or else
 // knowing a digest would be enough to get a private module.
 type identity struct {
-	url, alternatives, sha256, digest string
-	access                            [sha256.Size]byte
-	check                             bool // only where the tag points to
+	url, alternatives, sha256, digest, renew string
+	access                                   [sha256.Size]byte
+	check                                    bool // only where the tag points to
 }
 
 // identifier hashes accesses. Items of one owner mostly have the same one, so it keeps the last.
@@ -31,7 +31,8 @@ type identifier struct {
 	hash  [sha256.Size]byte
 }
 
-func (i *identifier) of(r fetch.Request) identity {
+func (i *identifier) of(wanted Item) identity {
+	r := wanted.Request
 	if !i.known || !i.last.Equal(r.Access) {
 		encoded, err := json.Marshal(r.Access)
 		if err != nil { // bytes and a bool: cannot happen
@@ -39,7 +40,7 @@ func (i *identifier) of(r fetch.Request) identity {
 		}
 		i.known, i.last, i.hash = true, r.Access, sha256.Sum256(encoded)
 	}
-	return identity{r.URL, strings.Join(r.Alternatives, " "), r.SHA256, r.Digest, i.hash, false}
+	return identity{r.URL, strings.Join(r.Alternatives, " "), r.SHA256, r.Digest, wanted.Renew, i.hash, false}
 }
 
 // item is one wanted plugin of one owner.
@@ -154,10 +155,9 @@ func (it *item) checked(digest string, err *failure.Error, o Options) (news bool
 		it.planCheck(0)
 		return news
 	}
-	news = it.checkErr == nil || it.checkErr.Message != err.Message
 	it.checkErr = err
 	it.planCheck(it.pause(err, o))
-	return news
+	return true // the owner may have a new login
 }
 
 // fail takes over the failure of a fetch, and plans the next one.

@@ -52,6 +52,9 @@ type Item struct {
 	// Follow asks to look each interval where the URL leads now. What was fetched
 	// stays what it is.
 	Follow bool
+	// Renew asks to fetch what the URL leads to anew when it changes: the caller
+	// puts the digest there that the URL leads to, and that it wants to have.
+	Renew string
 }
 
 // Result is what is known of an item.
@@ -155,7 +158,7 @@ func (q *Queue) Want(name string, interval time.Duration, items []Item) []Result
 		it := declared[wanted.Key]
 		if it == nil {
 			it = o.items[wanted.Key]
-			if id := identify.of(wanted.Request); it == nil || it.id != id {
+			if id := identify.of(wanted); it == nil || it.id != id {
 				q.cancel(it)
 				it = q.newItem(o, wanted, id)
 			}

@@ -179,14 +179,22 @@ func Below(registry, url string) ([]string, error) {
 		return nil, err
 	}
 	registry = strings.TrimSuffix(registry, "/")
-	places := []string{Scheme + registry + "/" + r.Repository + ":" + r.Tag}
-	if _, flat, found := strings.Cut(r.Repository, "/"); found {
-		places = append(places, Scheme+registry+"/"+flat+":"+r.Tag)
-	}
+	suffix := ":" + r.Tag
 	if r.Tag == "" { // then the digest is all there is to ask for
-		for i := range places {
-			places[i] = strings.TrimSuffix(places[i], ":") + "@" + r.Digest
-		}
+		suffix = "@" + r.Digest
 	}
-	return places, nil
+	asPublished := Scheme + registry + "/" + r.Repository + suffix
+	return append([]string{asPublished}, Flattened(registry, asPublished)...), nil
+}
+
+// Flattened gives the place of what stands below a registry where replication
+// took away the first part of its path; nothing where there is no such part.
+func Flattened(registry, url string) []string {
+	below := Scheme + strings.TrimSuffix(registry, "/") + "/"
+	rest, found := strings.CutPrefix(url, below)
+	_, flat, deeper := strings.Cut(rest, "/")
+	if registry == "" || !found || !deeper {
+		return nil
+	}
+	return []string{below + flat}
 }
