@@ -3,8 +3,8 @@
 //
 // What is served, from a source to a pod:
 //
-//	PluginSource ─► declared.Plugins ─► pipeline.Queue ─► fetch ─► store
-//	                                        │ wakes
+//	PluginSource, its lists ─► declared.Expand ─► targets ─► items ─► pipeline.Queue ─► fetch ─► store
+//	                                        │ wakes, also when a tag has moved
 //	pluginsource_controller ◄───────────────┘ writes status.plugins: digest, sha256
 //	      │ wakes
 //	pluginserver_controller: declared.Entries ─► catalog.Next ─► ConfigMap ─► handout ─► pods
@@ -18,9 +18,11 @@
 //
 // Each reconcile reads as observe → desired → apply → status:
 //
-//	pluginsource_{controller,access,status}.go
+//	pluginsource_{controller,access,lists,gateway,status,report}.go
 //	pluginserver_{controller,observe,integrate,finalize,status}.go
-//	declared     what sources declare, and which source decides (pure)
+//	declared     what sources declare, lists, official plugins and aliases included,
+//	             and which source decides (pure: what a list declared stands in the status)
+//	configmaps.go modules that stand in ConfigMaps, for the fetcher
 //	desired      the objects of a server (pure, golden tests)
 //	apply        the only writer of those objects; never touches what is not ours
 //	integration  other people's Deployments: observe, decide (pure), one leaf

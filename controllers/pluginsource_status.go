@@ -119,7 +119,7 @@ func sourceStatus(o observedSource) v1alpha1.PluginSourceStatus {
 	setAbnormal(set, &status.Conditions, v1alpha1.ConditionTagMoved, slices.ContainsFunc(status.Plugins, moved), v1alpha1.ReasonTagsMoved, movedTags(status, o.source.Spec.UpdatePolicy))
 	warnings := warnings(o, status)
 	setAbnormal(set, &status.Conditions, v1alpha1.ConditionWarned, warnings != "", v1alpha1.ReasonWorthALook, warnings)
-	summarizeSource(set, &status, fetched, served)
+	summarizeSource(set, o, &status, fetched, served)
 	return status
 }
 
@@ -259,7 +259,7 @@ func servedCondition(o observedSource, status v1alpha1.PluginSourceStatus) metav
 }
 
 // summarizeSource sets Ready, Reconciling and Stalled.
-func summarizeSource(set func(metav1.Condition), status *v1alpha1.PluginSourceStatus, fetched, served metav1.Condition) {
+func summarizeSource(set func(metav1.Condition), o observedSource, status *v1alpha1.PluginSourceStatus, fetched, served metav1.Condition) {
 	ready := served
 	if fetched.Status != metav1.ConditionTrue {
 		ready = fetched
@@ -269,7 +269,7 @@ func summarizeSource(set func(metav1.Condition), status *v1alpha1.PluginSourceSt
 		ready.Message = fmt.Sprintf("%s fetched and served", count(len(status.Plugins)))
 	}
 	set(ready)
-	stalled := fetched.Reason == v1alpha1.ReasonPluginsFailed && onlyEditsHelp(status.Plugins) || fetched.Reason == v1alpha1.ReasonUnknownRelease
+	stalled := fetched.Reason == v1alpha1.ReasonPluginsFailed && onlyEditsHelp(o, status.Plugins) || fetched.Reason == v1alpha1.ReasonUnknownRelease
 	setAbnormal(set, &status.Conditions, v1alpha1.ConditionStalled, stalled, fetched.Reason, fetched.Message)
 	under := ready.Status != metav1.ConditionTrue && !stalled && ready.Reason != v1alpha1.ReasonSuspended
 	setAbnormal(set, &status.Conditions, v1alpha1.ConditionReconciling, under, ready.Reason, ready.Message)
@@ -277,11 +277,21 @@ func summarizeSource(set func(metav1.Condition), status *v1alpha1.PluginSourceSt
 
 // onlyEditsHelp says whether nothing is under way, and every failure is one
 // that only an edit of the source can mend.
-func onlyEditsHelp(plugins []v1alpha1.PluginStatus) bool {
-	return !slices.ContainsFunc(plugins, func(p v1alpha1.PluginStatus) bool {
-		return p.State == v1alpha1.PluginPending ||
-			(p.State == v1alpha1.PluginFailed && p.Reason != v1alpha1.ReasonInvalidReference)
-	})
+func onlyEditsHelp(o observedSource, plugins []v1alpha1.PluginStatus) bool {
+	for i, p := range plugins {
+		switch {
+		case p.State == v1alpha1.PluginPending:
+			return false
+		case p.State != v1alpha1.PluginFailed:
+		case o.results != nil && o.results[i].Err != nil:
+			if o.results[i].Err.Class != failure.Spec {
+				return false
+			}
+		case p.Reason != v1alpha1.ReasonInvalidReference:
+			return false
+		}
+	}
+	return true
 }
 
 // selectSources gives the sources that a server selects.
