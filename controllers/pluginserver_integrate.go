@@ -17,6 +17,7 @@ import (
 	"github.com/higress-group/plugin-server-operator/controllers/desired"
 	"github.com/higress-group/plugin-server-operator/controllers/integration"
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
+	"github.com/higress-group/plugin-server-operator/internal/official"
 )
 
 // mcpServer is the plugin that the controller's variable names.
@@ -30,7 +31,7 @@ func (r *PluginServerReconciler) integrate(ctx context.Context, o *observedServe
 		return err
 	}
 	console := integration.Claim{
-		Mode: modeOf(o.server.Spec.Higress.Console.Mode), Generation: o.server.Generation, Value: o.consoleValue,
+		Mode: modeOf(o.server.Spec.Higress.Console.Mode), Generation: o.server.Generation, Value: o.consoleValue, Note: o.consoleNote,
 	}
 	controller := integration.Claim{
 		Mode: modeOf(o.server.Spec.Higress.Controller.Mode), Generation: o.server.Generation, Value: o.controllerValue,
@@ -156,6 +157,27 @@ func (o *observedServer) consoleValue(ours string) (value, wait string) {
 		return "", "the first fetch of some plugins has not ended yet; the Console is pointed here after it"
 	}
 	return pattern, ""
+}
+
+// consoleNote counts the plugins that the Console of a release offers and that
+// are not served: an operator of Higress who enables one of them would break gateways.
+func (o *observedServer) consoleNote(version string) string {
+	release := strings.TrimPrefix(version, "v")
+	asked, unknown := official.Embedded().Plugins([]string{release})
+	if len(unknown) > 0 {
+		return ""
+	}
+	var missing []string
+	for _, p := range asked {
+		if _, served := o.served[p.Key]; !served {
+			missing = append(missing, p.Key.String())
+		}
+	}
+	if len(missing) == 0 {
+		return fmt.Sprintf("; all %d plugins that the Console of Higress %s offers are served", len(asked), release)
+	}
+	return fmt.Sprintf("; of the %d plugins that the Console of Higress %s offers %d are not served, such as %s: a PluginSource with official.higressVersions has them all",
+		len(asked), release, len(missing), missing[0])
 }
 
 // controllerValue is the URL for the controller. The version it has stays as

@@ -9,6 +9,7 @@ import (
 
 	"github.com/higress-group/plugin-server-operator/api/v1alpha1"
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
+	"github.com/higress-group/plugin-server-operator/internal/official"
 )
 
 func TestHigher(t *testing.T) {
@@ -190,5 +191,23 @@ func TestClaimant(t *testing.T) {
 				t.Errorf("claimant = %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+func TestConsoleNote(t *testing.T) {
+	t.Parallel()
+	all, _ := official.Embedded().Plugins([]string{"2.2.4"})
+	o := &observedServer{served: map[catalog.Key]string{}}
+	if got := o.consoleNote("2.2.4"); !strings.Contains(got, "of the 53 plugins that the Console of Higress 2.2.4 offers 53 are not served, such as ai-agent:2.0.1") {
+		t.Error(got)
+	}
+	for _, p := range all {
+		o.served[p.Key] = "aa"
+	}
+	if got := o.consoleNote("v2.2.4"); !strings.Contains(got, "all 53 plugins") {
+		t.Error(got)
+	}
+	if got := o.consoleNote("9.9.9") + o.consoleNote(""); got != "" {
+		t.Error(got)
 	}
 }

@@ -16,6 +16,9 @@ type Claim struct {
 	// Value gives the value to set, when the target now holds the given value
 	// of ours (empty: none), or what it still waits for.
 	Value func(ours string) (value, wait string)
+	// Note gives what is worth knowing when the target, of a version of Higress,
+	// points here; it may be nil.
+	Note func(version string) string
 	// Generation of the PluginServer: an edit gives a contested field another try.
 	Generation int64
 }
@@ -57,6 +60,14 @@ type decision struct {
 //  6. Nothing to point to yet: wait. A value of ours that is no longer wanted goes.
 //  7. Otherwise the value is set, unless it already is.
 func decide(target Target, seen observation, claim Claim) decision {
+	d := judge(target, seen, claim)
+	if d.outcome.Status == metav1.ConditionTrue && claim.Note != nil {
+		d.outcome.Message += claim.Note(seen.version)
+	}
+	return d
+}
+
+func judge(target Target, seen observation, claim Claim) decision {
 	for _, rule := range []func(Target, observation, Claim) (decision, bool){
 		whenOff, whenAbsent, whenUnsupported, whenObserving, whenForeign, whenWaiting,
 	} {

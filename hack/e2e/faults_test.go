@@ -64,7 +64,7 @@ func TestSyncFaults(t *testing.T) {
 	s := stop()
 	t.Logf("%d downloads meanwhile, the slowest took %.2f s", s.Requests, s.Slowest)
 	if len(s.Failures) > 0 || s.Requests < 200 {
-		t.Errorf("%d downloads, failures: %v", s.Requests, s.Failures)
+		t.Errorf("%d downloads, failures: %v, between %.1f and %.1f s after the start", s.Requests, s.Failures, s.FailedAt[0], s.FailedAt[1])
 	}
 	samePods(t, srv.Name, running)
 

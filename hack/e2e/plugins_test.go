@@ -105,6 +105,7 @@ type answer struct {
 type summary struct {
 	Requests int            `json:"requests"`
 	Failures map[string]int `json:"failures"`
+	FailedAt [2]float64     `json:"failedAt"`
 	Slowest  float64        `json:"slowest"`
 }
 
@@ -128,9 +129,16 @@ func url2(server, name, version string) string {
 	return fmt.Sprintf("http://%s.%s.svc/plugins/%s/%s/plugin.wasm", server, namespace, name, version)
 }
 
-// load downloads from inside a pod until stop is called.
+// load downloads from inside a pod until stop is called. It begins once the
+// Service answers at all: kube-proxy takes a moment after the pods are ready.
 func load(t *testing.T, url, sha256 string, workers int) (stop func() summary) {
 	t.Helper()
+	eventually(t, 30*time.Second, "the Service answers", func() error {
+		if a := get(t, url); a.Status != 200 {
+			return fmt.Errorf("%+v", a)
+		}
+		return nil
+	})
 	cmd := exec.Command("kubectl", "exec", "-i", clientPod, "--", "/client", "load",
 		fmt.Sprintf("-workers=%d", workers), "-pause=20ms", "-sha256="+sha256, url)
 	stdin, err := cmd.StdinPipe()

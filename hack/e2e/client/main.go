@@ -40,6 +40,8 @@ type Summary struct {
 	Requests int `json:"requests"`
 	// Failures by what went wrong: anything but 200 with the expected bytes.
 	Failures map[string]int `json:"failures"`
+	// FailedAt is when the first and the last failure came, in seconds since the start.
+	FailedAt [2]float64 `json:"failedAt"`
 	// Slowest answer in seconds.
 	Slowest float64 `json:"slowest"`
 }
@@ -123,6 +125,7 @@ func load(args []string) error {
 	}()
 	var mu sync.Mutex
 	summary := Summary{Failures: map[string]int{}}
+	began := time.Now()
 	var running sync.WaitGroup
 	for range *workers {
 		running.Go(func() {
@@ -130,7 +133,7 @@ func load(args []string) error {
 			for ctx.Err() == nil {
 				answer := get(context.WithoutCancel(ctx), client, f.Arg(0), nil)
 				mu.Lock()
-				summary.add(answer, *want)
+				summary.add(answer, *want, time.Since(began))
 				mu.Unlock()
 				time.Sleep(*pause)
 			}
@@ -140,7 +143,7 @@ func load(args []string) error {
 	return print(summary)
 }
 
-func (s *Summary) add(a Answer, want string) {
+func (s *Summary) add(a Answer, want string, after time.Duration) {
 	s.Requests++
 	s.Slowest = max(s.Slowest, a.Seconds)
 	switch {
@@ -150,5 +153,11 @@ func (s *Summary) add(a Answer, want string) {
 		s.Failures[fmt.Sprintf("status %d", a.Status)]++
 	case a.SHA256 != want:
 		s.Failures["other bytes: "+a.SHA256]++
+	default:
+		return
 	}
+	if s.FailedAt[0] == 0 {
+		s.FailedAt[0] = after.Seconds()
+	}
+	s.FailedAt[1] = after.Seconds()
 }
