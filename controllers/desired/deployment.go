@@ -22,6 +22,9 @@ const (
 	// gracePeriod is longer than the server's own: 5 s of accepting after the
 	// end was announced, then 45 s for bodies that have begun.
 	gracePeriod = 60
+	// minReadySeconds is how long a pod is ready before it counts as available:
+	// kube-proxy sends it requests about a second after it is ready.
+	minReadySeconds = 2
 	// user is the unprivileged user of the image.
 	user = 65532
 )
@@ -40,6 +43,7 @@ func Deployment(p Parameters) *appsv1ac.DeploymentApplyConfiguration {
 			WithSelector(metav1ac.LabelSelector().WithMatchLabels(Selector(p.Server.Name))).
 			WithRevisionHistoryLimit(3).
 			// A new pod is there before an old one goes.
+			WithMinReadySeconds(minReadySeconds).
 			WithStrategy(appsv1ac.DeploymentStrategy().
 				WithType(appsv1.RollingUpdateDeploymentStrategyType).
 				WithRollingUpdate(appsv1ac.RollingUpdateDeployment().
