@@ -35,7 +35,8 @@ type PluginStatus struct {
 	//
 	// +required
 	State PluginState `json:"state"`
-	// URL is the reference that digest and sha256 were found by.
+	// URL is where the plugin is declared to be. Digest and sha256 were found
+	// there, or under one of the other paths that mirrors have.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024

@@ -76,7 +76,8 @@ type PluginSourceSpec struct {
 	// CertSecretRef names a Secret in the same namespace whose key ca.crt holds
 	// the PEM certificates to trust for the registries of this source, instead
 	// of the system's. Its keys tls.crt and tls.key, where it has them, are a client
-	// certificate, which is shown to the hosts of the urls and to nobody else.
+	// certificate, which is shown to the hosts of the urls (and to an https proxy
+	// before them), and to nobody that they redirect to.
 	//
 	// +optional
 	CertSecretRef *LocalObjectReference `json:"certSecretRef,omitempty"`
