@@ -12,7 +12,7 @@ VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo dev)
 
 HOST := linux/$(shell go env GOARCH)
 CLUSTER := go run ./hack/cluster
-# GOGC: compilers and linters are a sixth faster when they collect less often.
+# GOGC: a linter is a sixth faster when it collects less often. It includes go vet.
 LINT := GOGC=400 go tool -modfile=hack/tools/go.mod golangci-lint
 # The API server, kubectl and Helm of the cluster's cache: builds what is missing
 # (five minutes the first time) and sets KUBEBUILDER_ASSETS, KUBECTL and HELM.
@@ -65,7 +65,6 @@ bench: ## Benchmarks, each beside a peer in the same run (minutes; best on an id
 .PHONY: verify
 verify: generate ## Generate, format, lint; fails when the tree is dirty.
 	@test -z "$$(gofmt -l .)" || { echo "run gofmt -w on:"; gofmt -l .; exit 1; }
-	GOGC=400 go vet -tags chart,envtest,node ./...
 	$(LINT) run ./...
 	@for module in . hack/tools hack/plugins; do (cd $$module && go mod tidy -diff) || exit 1; done
 	@test -z "$$(git status --porcelain)" || { echo "the tree is dirty (commit, or run make generate):"; git status --short; exit 1; }
