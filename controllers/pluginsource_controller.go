@@ -115,10 +115,7 @@ func (r *PluginSourceReconciler) Reconcile(ctx context.Context, request reconcil
 	var access fetch.Access
 	access, observed.accessFailure = r.observeAccess(ctx, &src)
 	plugins, left := declared.Expand(&src, lists)
-	observed.plugins, observed.left = r.targets(plugins, access), left
-	for i := range observed.plugins {
-		observed.plugins[i].gateway = src.Spec.Gateway
-	}
+	observed.plugins, observed.left = r.targets(plugins, access, src.Spec.Gateway), left
 	if observed.accessFailure == nil {
 		observed.results = r.want(&observed)
 	}
@@ -196,10 +193,10 @@ type target struct {
 
 // targets says what is asked for. The digest of a list holds where the list
 // says; a copy may have another one.
-func (r *PluginSourceReconciler) targets(plugins []declared.Plugin, access fetch.Access) []target {
+func (r *PluginSourceReconciler) targets(plugins []declared.Plugin, access fetch.Access, gateway *v1alpha1.Gateway) []target {
 	targets := make([]target, 0, len(plugins))
 	for _, p := range plugins {
-		t := target{Plugin: p, published: p.Published}
+		t := target{Plugin: p, gateway: gateway, published: p.Published}
 		t.request = fetch.Request{URL: p.URL, Alternatives: p.Alternatives, SHA256: p.SHA256, Access: access}
 		if r.Rewrite != nil {
 			t.request = r.Rewrite(t.request)

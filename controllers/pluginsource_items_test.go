@@ -21,7 +21,7 @@ func asked(source *v1alpha1.PluginSource, rules mirror.Rules, plugins ...declare
 	r := &PluginSourceReconciler{Rewrite: rules.Rewrite}
 	known := declared.Statuses(source)
 	var items []pipeline.Item
-	for _, t := range r.targets(plugins, fetch.Access{}) {
+	for _, t := range r.targets(plugins, fetch.Access{}, nil) {
 		items = append(items, t.items(source, known[t.Key])...)
 	}
 	return items
@@ -144,7 +144,7 @@ func TestPublishedDigestWarns(t *testing.T) {
 		"the source has a registry": {Key: keyA("1"), URL: "oci://harbor.bank/a:1", Published: digest},
 		"the operator has a mirror": {Key: keyA("1"), URL: "oci://public.example/a:1", Digest: digest},
 	} {
-		target := r.targets([]declared.Plugin{p}, fetch.Access{})[0]
+		target := r.targets([]declared.Plugin{p}, fetch.Access{}, nil)[0]
 		same := pipeline.Result{State: pipeline.Fetched, Artifact: store.Artifact{Digest: digest, Blob: store.Blob{SHA256: "aa", ABI: "0.2.1"}}}
 		if s := pluginStatus(target, v1alpha1.PluginStatus{}, &same, nil); s.Warning != "" || s.State != v1alpha1.PluginFetched {
 			t.Errorf("%s: %+v", name, s)

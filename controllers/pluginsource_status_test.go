@@ -27,7 +27,7 @@ func sourceOf(results ...pipeline.Result) observedSource {
 		o.results[i].Key = keyA(version)
 		o.source.Spec.Plugins = append(o.source.Spec.Plugins, v1alpha1.Plugin{Name: "a", Version: version, URL: "oci://r.example/a:" + version})
 	}
-	o.plugins = (&PluginSourceReconciler{}).targets(declared.Plugins(o.source), fetch.Access{})
+	o.plugins = (&PluginSourceReconciler{}).targets(declared.Plugins(o.source), fetch.Access{}, nil)
 	return o
 }
 

@@ -46,7 +46,7 @@ type Plugin struct {
 // Lists are the contents of what a source refers to. A list that could not be
 // read is not in it: what it declared last counts on.
 type Lists struct {
-	Plugins map[string][]list.Plugin // by Name of the reference
+	Plugins map[string][]list.Plugin // by ListName
 	Table   official.Table           // of spec.official.tableRef; nil where it could not be read
 }
 

@@ -224,7 +224,7 @@ func (s *session) ofStatus(status int, what string) *failure.Error {
 	case status == http.StatusBadRequest && s.access.PlainHTTP:
 		return failure.New(failure.Upstream, failure.RegistryError, cause, "%s does not understand the request for %s (400): if it speaks HTTPS, remove insecure", host, what)
 	}
-	return failure.New(failure.Upstream, failure.RegistryError, cause, "%s answered %d for %s: check that the address is a registry's", host, status, what)
+	return failure.New(failure.Upstream, failure.RegistryError, cause, "%s answered %d for %s: check that the url leads to what it should", host, status, what)
 }
 
 // ofContent explains that the bytes are not the right ones.

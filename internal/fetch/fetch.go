@@ -1,7 +1,7 @@
-// Package fetch brings plugins from registries into the store. Everything that
-// comes from a registry is foreign: reads are bounded, digests are verified to
+// Package fetch brings plugins from registries, file servers and ConfigMaps into
+// the store. Everything that comes from there is foreign: reads are bounded, digests are verified to
 // the end before a module counts, addresses are checked when they are dialed,
-// and credentials go to nobody but the registry they are for.
+// and credentials go to nobody but the host they are for.
 package fetch
 
 import (

@@ -66,6 +66,7 @@ type Image struct {
 // layers are read as a stream, and what a later layer deletes or replaces does
 // not count. SHA256 of the request is not looked at. As with Fetch, everything
 // is read each time; but no artifact is recorded. The error is a *failure.Error.
+// So far nothing but its tests calls it: no field of a PluginSource names an image.
 func (f *Fetcher) FetchImage(ctx context.Context, r Request) (Image, error) {
 	return firstThere(r, func(r Request) (image Image, err error) {
 		err = f.do(ctx, r, func(ctx context.Context, s *session) (err error) {

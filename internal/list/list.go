@@ -50,8 +50,8 @@ const (
 	Snapshot   Format = "Snapshot"   // JSON of a Higress release, or the lock file of a plugin server
 )
 
-// FormatOf says which format a list has: JSON is a snapshot.
-func FormatOf(content []byte) Format {
+// formatOf says which format a list has: JSON is a snapshot.
+func formatOf(content []byte) Format {
 	if bytes.HasPrefix(bytes.TrimLeft(trimBOM(content), " \t\r\n"), []byte("{")) {
 		return Snapshot
 	}
@@ -67,7 +67,7 @@ func Parse(content []byte) ([]Plugin, error) {
 	}
 	content = trimBOM(content)
 	read := properties
-	if FormatOf(content) == Snapshot {
+	if formatOf(content) == Snapshot {
 		read = snapshot
 	}
 	plugins, err := read(content)
@@ -81,7 +81,7 @@ func Parse(content []byte) ([]Plugin, error) {
 		return nil, invalid("it names %d plugins, %d are allowed", len(plugins), MaxPlugins)
 	}
 	for i := range plugins {
-		plugins[i].Format = FormatOf(content)
+		plugins[i].Format = formatOf(content)
 	}
 	return plugins, nil
 }

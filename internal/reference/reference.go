@@ -1,5 +1,6 @@
 // Package reference knows how the place of a plugin is written:
-// oci://HOST[:PORT]/REPOSITORY with a :TAG, a @sha256:DIGEST or both.
+// oci://HOST[:PORT]/REPOSITORY with a :TAG, a @sha256:DIGEST or both; the address of
+// a file; or the ConfigMaps that hold it. It knows where mirrors have things, too.
 package reference
 
 import (
