@@ -86,15 +86,21 @@ type pushed struct {
 	module []byte
 }
 
-// push puts a module into the registry, as one raw layer, and gives its url.
-func (w *world) push(repository, tag string, module []byte, mediaType ...string) pushed {
+// repository is one of the world's.
+func (w *world) repository(path string) *remote.Repository {
 	w.t.Helper()
-	name := w.registry.host() + "/" + w.namespace + "/" + repository
-	repo, err := remote.NewRepository(name)
+	repo, err := remote.NewRepository(w.registry.host() + "/" + w.namespace + "/" + path)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	repo.Client = &auth.Client{Client: w.registry.Client(), Credential: auth.StaticCredential(w.registry.host(), auth.Credential{Username: user, Password: password})}
+	return repo
+}
+
+// push puts a module into the registry, as one raw layer, and gives its url.
+func (w *world) push(repository, tag string, module []byte, mediaType ...string) pushed {
+	w.t.Helper()
+	repo := w.repository(repository)
 	kind := append(mediaType, wasmLayer)[0]
 	layer, err := oras.PushBytes(w.t.Context(), repo, kind, module)
 	if err != nil {
@@ -110,7 +116,7 @@ func (w *world) push(repository, tag string, module []byte, mediaType ...string)
 		w.t.Fatal(err)
 	}
 	return pushed{
-		url: "oci://" + name + ":" + tag, digest: manifest.Digest.String(), module: module, sha256: sha(module),
+		url: "oci://" + repo.Reference.Registry + "/" + repo.Reference.Repository + ":" + tag, digest: manifest.Digest.String(), module: module, sha256: sha(module),
 		layer: "/v2/" + w.namespace + "/" + repository + "/blobs/" + layer.Digest.String(),
 	}
 }

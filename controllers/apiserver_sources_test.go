@@ -40,7 +40,7 @@ func TestList(t *testing.T) {
 	w := newWorld(t, 0)
 	one, two := w.push("plugins/one", "2.0.0", module("one")), w.push("plugins/two", "1.0.0", module("two"))
 	source := w.source("listed")
-	source.Spec.PluginsFrom = []v1alpha1.PluginList{{ConfigMapKeyRef: v1alpha1.ConfigMapKeyReference{Name: "list", Key: "plugins.properties"}}}
+	source.Spec.PluginsFrom = []v1alpha1.PluginList{{ConfigMapKeyRef: &v1alpha1.ConfigMapKeyReference{Name: "list", Key: "plugins.properties"}}}
 	server := w.server(name)
 	w.create(source)
 	w.create(server)

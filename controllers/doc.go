@@ -4,8 +4,8 @@
 // What is served, from a source to a pod:
 //
 //	PluginSource, its lists ─► declared.Expand ─► targets ─► items ─► pipeline.Queue ─► fetch ─► store
-//	                                        │ wakes, also when a tag has moved
-//	pluginsource_controller ◄───────────────┘ writes status.plugins: digest, sha256
+//	                ▲ lists and images that are published elsewhere │ wakes, also when a tag has moved
+//	pluginsource_controller ◄───────────────────────────────────────┘ writes status.plugins: digest, sha256
 //	      │ wakes
 //	pluginserver_controller: declared.Entries ─► catalog.Next ─► ConfigMap ─► handout ─► pods
 //
@@ -18,7 +18,7 @@
 //
 // Each reconcile reads as observe → desired → apply → status:
 //
-//	pluginsource_{controller,access,lists,gateway,status,report}.go
+//	pluginsource_{controller,access,lists,published,gateway,status,report}.go
 //	pluginserver_{controller,observe,integrate,finalize,status}.go
 //	declared     what sources declare, lists, official plugins and aliases included,
 //	             and which source decides (pure: what a list declared stands in the status)

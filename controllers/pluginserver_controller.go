@@ -78,7 +78,7 @@ type PluginServerReconciler struct {
 	Integrator *integration.Integrator
 	Catalogs   Catalogs
 	// Artifact finds what was fetched by the digest of its manifest.
-	Artifact func(digest string) (store.Artifact, bool)
+	Artifact func(digest, member string) (store.Artifact, bool)
 	// State asks a pod what it serves.
 	State func(ctx context.Context, pod *corev1.Pod) (serve.State, error)
 	Known *Knowledge

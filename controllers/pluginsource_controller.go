@@ -102,11 +102,11 @@ func gather(_ context.Context, e event.TypedGenericEvent[types.NamespacedName], 
 func (r *PluginSourceReconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
 	var src v1alpha1.PluginSource
 	if err := r.Client.Get(ctx, request.NamespacedName, &src); err != nil {
-		r.Queue.Forget(request.String())
+		r.forget(request.String())
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	if !src.DeletionTimestamp.IsZero() {
-		r.Queue.Forget(request.String())
+		r.forget(request.String())
 		return reconcile.Result{}, nil
 	}
 	observed := observedSource{source: &src}
@@ -114,6 +114,9 @@ func (r *PluginSourceReconciler) Reconcile(ctx context.Context, request reconcil
 	lists, observed.listFailures = r.observeLists(ctx, &src)
 	var access fetch.Access
 	access, observed.accessFailure = r.observeAccess(ctx, &src)
+	if observed.accessFailure == nil {
+		r.observePublished(&observed, access, &lists)
+	}
 	plugins, left := declared.Expand(&src, lists)
 	observed.plugins, observed.left = r.targets(plugins, access, src.Spec.Gateway), left
 	if observed.accessFailure == nil {
@@ -128,12 +131,22 @@ func (r *PluginSourceReconciler) Reconcile(ctx context.Context, request reconcil
 	if err != nil || wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, err
 	}
+	r.recordImages(&observed)
 	return reconcile.Result{RequeueAfter: observed.lookAgain(status)}, nil
+}
+
+// forget lets go of everything that a source wanted.
+func (r *PluginSourceReconciler) forget(owner string) {
+	r.Queue.Forget(owner)
+	r.Queue.Forget(owner + publishedSuffix)
 }
 
 // lookAgain says when to read again what is not watched.
 func (o *observedSource) lookAgain(status v1alpha1.PluginSourceStatus) time.Duration {
-	waiting := func(f listFailure) bool { return f.Class == failure.Waiting || f.Class == failure.Transient }
+	waiting := func(f listFailure) bool {
+		return !f.queued && (f.Class == failure.Waiting || f.Class == failure.Transient)
+	}
+	inConfigMap := func(l v1alpha1.PluginList) bool { return l.ConfigMapKeyRef != nil }
 	known := declared.Statuses(o.source)
 	auto := o.source.Spec.UpdatePolicy == v1alpha1.UpdateAuto
 	renewed := func(p v1alpha1.PluginStatus) bool {
@@ -144,7 +157,7 @@ func (o *observedSource) lookAgain(status v1alpha1.PluginSourceStatus) time.Dura
 		return takeMoved
 	case o.accessFailure != nil, slices.ContainsFunc(o.listFailures, waiting):
 		return retryWaiting
-	case len(o.source.Spec.PluginsFrom) > 0, o.source.Spec.Official != nil && o.source.Spec.Official.TableRef != nil:
+	case slices.ContainsFunc(o.source.Spec.PluginsFrom, inConfigMap), o.source.Spec.Official != nil && o.source.Spec.Official.TableRef != nil:
 		return readLists
 	}
 	return 0
@@ -152,11 +165,13 @@ func (o *observedSource) lookAgain(status v1alpha1.PluginSourceStatus) time.Dura
 
 // want wants the plugins, and gives what is known of each.
 func (r *PluginSourceReconciler) want(o *observedSource) []pipeline.Result {
-	owner := client.ObjectKeyFromObject(o.source).String()
+	owner := ownerOf(o.source)
 	recorded := declared.Statuses(o.source)
 	var items []pipeline.Item
 	for _, t := range o.plugins {
-		items = append(items, t.items(o.source, recorded[t.Key])...)
+		if !t.InImage {
+			items = append(items, t.items(o.source, recorded[t.Key])...)
+		}
 	}
 	known := make(map[catalog.Key]pipeline.Result, len(items))
 	for _, result := range r.Queue.Want(owner, interval(o.source), items) {
@@ -165,9 +180,13 @@ func (r *PluginSourceReconciler) want(o *observedSource) []pipeline.Result {
 	results := make([]pipeline.Result, len(o.plugins))
 	for i, t := range o.plugins {
 		results[i] = known[t.Key]
+		if t.InImage {
+			results[i] = o.ofImage(t)
+		}
 	}
 	if !o.source.Spec.Suspend && requestedAt(o.source) != o.source.Status.RequestedAt {
 		r.Queue.Refresh(owner)
+		r.Queue.Refresh(owner + publishedSuffix)
 		o.refreshed = true
 	}
 	return results
@@ -238,21 +257,26 @@ func (t target) items(src *v1alpha1.PluginSource, known v1alpha1.PluginStatus) [
 	case known.Mirror != t.mirror:
 		item.Request.SHA256 = known.SHA256 // the same module from another place
 	default:
-		item.Request.Digest, item.Recorded = known.Digest, known.SHA256
+		item.Request.Digest, item.Recorded = known.Digest, recordedModule(known)
 		return []pipeline.Item{item}
 	}
 	beside := t.Key
-	beside.Version += " (served)" // no source can declare that
+	beside.Version += servedVersion
 	return []pipeline.Item{item, t.served(beside, known)}
 }
 
 // served asks for what is served, whatever else is fetched to replace it: the
 // store may lose it.
 func (t target) served(key catalog.Key, known v1alpha1.PluginStatus) pipeline.Item {
-	item := pipeline.Item{Key: key, Request: t.request, Recorded: known.SHA256}
+	item := pipeline.Item{Key: key, Request: t.request, Recorded: recordedModule(known)}
 	item.Request.URL = cmp.Or(t.mirror, t.URL)
 	item.Request.Digest, item.Request.SHA256 = known.Digest, known.SHA256
 	return item
+}
+
+// recordedModule is what the queue has to know of the module in a status.
+func recordedModule(known v1alpha1.PluginStatus) map[string]string {
+	return map[string]string{"": known.SHA256}
 }
 
 // fixed says whether the source itself says which bytes it wants.

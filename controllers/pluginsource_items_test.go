@@ -30,6 +30,7 @@ func asked(source *v1alpha1.PluginSource, rules mirror.Rules, plugins ...declare
 func TestItems(t *testing.T) {
 	t.Parallel()
 	const url, mirrored = "oci://public.example/plugins/a:1", "oci://harbor.bank/plugins/a:1"
+	aa := map[string]string{"": "aa"}
 	digest, other := "sha256:"+strings.Repeat("a", 64), "sha256:"+strings.Repeat("b", 64)
 	rules := mirror.Rules{{From: "public.example", To: "harbor.bank"}}
 	plugin := declared.Plugin{Key: keyA("1"), URL: url}
@@ -44,7 +45,7 @@ func TestItems(t *testing.T) {
 	refused.State, refused.Digest, refused.SHA256, refused.MovedTo = v1alpha1.PluginFailed, "", "", other
 	one := func(item pipeline.Item) []pipeline.Item { return []pipeline.Item{item} }
 	both := func(item pipeline.Item, at, served string) []pipeline.Item {
-		return []pipeline.Item{item, {Request: fetch.Request{URL: at, SHA256: "aa", Digest: served}, Recorded: "aa"}}
+		return []pipeline.Item{item, {Request: fetch.Request{URL: at, SHA256: "aa", Digest: served}, Recorded: aa}}
 	}
 	inMirror.Mirror = mirrored
 	moved.MovedTo = other
@@ -59,31 +60,31 @@ func TestItems(t *testing.T) {
 		want   []pipeline.Item
 	}{
 		"new":              {plugin, none, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url}, Follow: true})},
-		"known":            {plugin, known, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url, Digest: digest}, Recorded: "aa", Follow: true})},
+		"known":            {plugin, known, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url, Digest: digest}, Recorded: aa, Follow: true})},
 		"the url changed":  {plugin, elsewhere, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url}, Follow: true})},
-		"a hash is no tag": {pinned, known, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url, SHA256: "aa", Digest: digest}, Recorded: "aa"})},
-		"in a mirror":      {plugin, inMirror, rules, "", one(pipeline.Item{Request: fetch.Request{URL: mirrored, Digest: digest}, Recorded: "aa", Follow: true})},
+		"a hash is no tag": {pinned, known, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url, SHA256: "aa", Digest: digest}, Recorded: aa})},
+		"in a mirror":      {plugin, inMirror, rules, "", one(pipeline.Item{Request: fetch.Request{URL: mirrored, Digest: digest}, Recorded: aa, Follow: true})},
 		"a mirror came later: its copy may have another digest, but not another module": {
 			plugin, known, rules, "", both(pipeline.Item{Request: fetch.Request{URL: mirrored, SHA256: "aa"}, Follow: true}, mirrored, digest)},
 		"the mirror went": {plugin, inMirror, nil, "", both(pipeline.Item{Request: fetch.Request{URL: url, SHA256: "aa"}, Follow: true}, url, digest)},
 		"a mirror came later, and tags are followed": {
 			plugin, known, rules, v1alpha1.UpdateAuto, both(pipeline.Item{Request: fetch.Request{URL: mirrored}, Follow: true}, mirrored, digest)},
-		"a tag moved": {plugin, moved, nil, v1alpha1.UpdatePin, one(pipeline.Item{Request: fetch.Request{URL: url, Digest: digest}, Recorded: "aa", Follow: true})},
+		"a tag moved": {plugin, moved, nil, v1alpha1.UpdatePin, one(pipeline.Item{Request: fetch.Request{URL: url, Digest: digest}, Recorded: aa, Follow: true})},
 		"a tag moved, and is followed": {
 			plugin, moved, nil, v1alpha1.UpdateAuto, both(pipeline.Item{Request: fetch.Request{URL: url}, Renew: other, Follow: true}, url, digest)},
 		"a tag moved and would be followed, and the source has the served hash": {
-			pinned, moved, nil, v1alpha1.UpdateAuto, one(pipeline.Item{Request: fetch.Request{URL: url, SHA256: "aa", Digest: digest}, Recorded: "aa"})},
+			pinned, moved, nil, v1alpha1.UpdateAuto, one(pipeline.Item{Request: fetch.Request{URL: url, SHA256: "aa", Digest: digest}, Recorded: aa})},
 		"nothing was good so far, and the tag moved": {
 			plugin, refused, nil, v1alpha1.UpdatePin, one(pipeline.Item{Request: fetch.Request{URL: url}, Renew: other, Follow: true})},
 		"a list's digest": {listed, none, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url + "@" + digest}})},
 		"a list's digest, known": {
-			listed, known, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url + "@" + digest, Digest: digest}, Recorded: "aa"})},
+			listed, known, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url + "@" + digest, Digest: digest}, Recorded: aa})},
 		"a list has another digest now": {
 			listed, olderList, nil, "", both(pipeline.Item{Request: fetch.Request{URL: url + "@" + digest}}, url, other)},
 		"a list's digest does not hold in a mirror": {
 			listed, none, rules, "", one(pipeline.Item{Request: fetch.Request{URL: mirrored}, Follow: true})},
 		"a list that cannot be read": {
-			recorded, known, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url, SHA256: "aa", Digest: digest}, Recorded: "aa"})},
+			recorded, known, nil, "", one(pipeline.Item{Request: fetch.Request{URL: url, SHA256: "aa", Digest: digest}, Recorded: aa})},
 		"a list that cannot be read, and nothing was fetched": {recorded, none, nil, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {

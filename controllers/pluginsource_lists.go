@@ -13,6 +13,7 @@ import (
 
 	"github.com/higress-group/plugin-server-operator/api/v1alpha1"
 	"github.com/higress-group/plugin-server-operator/controllers/declared"
+	"github.com/higress-group/plugin-server-operator/internal/catalog"
 	"github.com/higress-group/plugin-server-operator/internal/failure"
 	"github.com/higress-group/plugin-server-operator/internal/list"
 	"github.com/higress-group/plugin-server-operator/internal/official"
@@ -25,15 +26,17 @@ const readLists = 30 * time.Second
 // observeLists reads the lists of a source. What cannot be read is a failure,
 // and what the list declared before counts on.
 func (r *PluginSourceReconciler) observeLists(ctx context.Context, src *v1alpha1.PluginSource) (lists declared.Lists, failures []listFailure) {
-	lists.Plugins = map[string][]list.Plugin{}
+	lists = declared.Lists{Plugins: map[string][]list.Plugin{}, Images: map[string][]catalog.Key{}}
 	for i, l := range src.Spec.PluginsFrom {
-		ref := l.ConfigMapKeyRef
-		plugins, err := parsed(ctx, r, src.Namespace, ref, fmt.Sprintf("pluginsFrom[%d]", i), list.Parse)
+		if l.ConfigMapKeyRef == nil {
+			continue // observePublished
+		}
+		plugins, err := parsed(ctx, r, src.Namespace, *l.ConfigMapKeyRef, fmt.Sprintf("pluginsFrom[%d]", i), list.Parse)
 		if err != nil {
-			failures = append(failures, listFailure{declared.ListName(ref), err})
+			failures = append(failures, listFailure{name: declared.ListName(l), Error: err})
 			continue
 		}
-		lists.Plugins[declared.ListName(ref)] = plugins
+		lists.Plugins[declared.ListName(l)] = plugins
 	}
 	if src.Spec.Official == nil {
 		return lists, failures
@@ -42,12 +45,12 @@ func (r *PluginSourceReconciler) observeLists(ctx context.Context, src *v1alpha1
 		var err *failure.Error
 		if lists.Table, err = parsed(ctx, r, src.Namespace, *ref, "official.tableRef", official.Parse); err != nil {
 			lists.Table = nil
-			return lists, append(failures, listFailure{declared.ListName(*ref), err})
+			return lists, append(failures, listFailure{name: declared.ConfigMapName(*ref), Error: err})
 		}
 	}
 	if unknown := declared.UnknownReleases(src, lists.Table); len(unknown) > 0 {
 		known := official.Embedded().Releases()
-		failures = append(failures, listFailure{"", failure.New(failure.Spec, failure.UnknownRelease, nil,
+		failures = append(failures, listFailure{Error: failure.New(failure.Spec, failure.UnknownRelease, nil,
 			"official.higressVersions names %s, and the operator knows Higress %s to %s: correct it, update the operator, or give a table in official.tableRef",
 			strings.Join(unknown, ", "), known[0], known[len(known)-1])})
 	}
@@ -58,17 +61,17 @@ func (r *PluginSourceReconciler) observeLists(ctx context.Context, src *v1alpha1
 type listFailure struct {
 	name string // of the list; empty where no list is meant
 	*failure.Error
+	queued bool // the queue tries it again
 }
 
 // parsedList is a list as it was read last.
 type parsedList struct {
-	version string // of the ConfigMap
+	version string // of what it was read from
 	content any
 	err     *failure.Error
 }
 
-// parsed reads a list, and says which one it is where that fails. A ConfigMap
-// that has not changed is not parsed again.
+// parsed reads a list from a ConfigMap, and says which one it is where that fails.
 func parsed[T any](
 	ctx context.Context, r *PluginSourceReconciler, namespace string, ref v1alpha1.ConfigMapKeyReference, field string, parse func([]byte) (T, error),
 ) (T, *failure.Error) {
@@ -77,20 +80,28 @@ func parsed[T any](
 	if err != nil {
 		return none, err
 	}
-	id, version := namespace+"/"+declared.ListName(ref)+" "+field, string(configMap.UID)+"/"+configMap.ResourceVersion
+	id, version := namespace+"/"+declared.ConfigMapName(ref)+" "+field, string(configMap.UID)+"/"+configMap.ResourceVersion
+	return once(r, id, version, func() (T, *failure.Error) {
+		content, err := configMapKey(configMap, ref, field)
+		if err != nil {
+			return none, err
+		}
+		result, problem := parse(content)
+		if problem != nil {
+			e := failure.Of(problem)
+			return none, failure.New(e.Class, e.Reason, e.Err, "key %s of ConfigMap %s: %s", ref.Key, ref.Name, e.Message)
+		}
+		return result, nil
+	})
+}
+
+// once parses what has not changed only once.
+func once[T any](r *PluginSourceReconciler, id, version string, parse func() (T, *failure.Error)) (T, *failure.Error) {
 	if known, found := r.lists.Load(id); found && known.(parsedList).version == version { //nolint:forcetypeassert // nothing else is stored
 		list := known.(parsedList) //nolint:forcetypeassert // nothing else is stored
 		return list.content.(T), list.err
 	}
-	content, err := configMapKey(configMap, ref, field)
-	result := none
-	if err == nil {
-		var problem error
-		if result, problem = parse(content); problem != nil {
-			e := failure.Of(problem)
-			err = failure.New(e.Class, e.Reason, e.Err, "key %s of ConfigMap %s: %s", ref.Key, ref.Name, e.Message)
-		}
-	}
+	result, err := parse()
 	r.lists.Store(id, parsedList{version, result, err})
 	return result, err
 }

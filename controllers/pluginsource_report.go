@@ -18,8 +18,7 @@ const shownWarnings = 3
 // serves says whether all ready replicas serve a plugin, under its aliases too.
 func (s servingServer) serves(p v1alpha1.PluginStatus) bool {
 	for _, alias := range p.Aliases {
-		name, version, _ := strings.Cut(alias, ":")
-		if s.served[catalog.Key{Name: name, Version: version}] != p.SHA256 {
+		if s.served[catalog.ParseKey(alias)] != p.SHA256 {
 			return false
 		}
 	}

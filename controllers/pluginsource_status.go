@@ -32,6 +32,8 @@ type observedSource struct {
 	results       []pipeline.Result
 	accessFailure *failure.Error
 	listFailures  []listFailure
+	reading       []string                   // lists and images that are read for the first time
+	images        map[string]pipeline.Result // by ListName
 	servers       []servingServer
 	clashes       []declared.Clash // that the source loses
 	wins          []declared.Clash
@@ -178,6 +180,8 @@ func resolvedCondition(o observedSource, status v1alpha1.PluginSourceStatus) met
 	case len(o.unread(status)) > 0:
 		first := o.unread(status)[0]
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, string(first.Reason), first.Message
+	case len(o.reading) > 0:
+		c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonProgressing
 	case len(o.plugins) == 0:
 		c.Reason = v1alpha1.ReasonNothingDeclared
 	case resolved < len(status.Plugins) && status.Failed > 0:
@@ -196,6 +200,9 @@ func fetchedCondition(o observedSource, status v1alpha1.PluginSourceStatus) meta
 		first := o.unread(status)[0]
 		c.Status, c.Reason = metav1.ConditionFalse, string(first.Reason)
 		c.Message += "; " + first.Message
+	case len(o.reading) > 0:
+		c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonProgressing
+		c.Message += "; being read: " + strings.Join(o.reading, ", ")
 	case len(o.plugins) == 0:
 		c.Reason, c.Message = v1alpha1.ReasonNothingDeclared, "the source declares no plugin"
 	case status.Failed > 0:
@@ -269,7 +276,8 @@ func summarizeSource(set func(metav1.Condition), o observedSource, status *v1alp
 		ready.Message = fmt.Sprintf("%s fetched and served", count(len(status.Plugins)))
 	}
 	set(ready)
-	stalled := fetched.Reason == v1alpha1.ReasonPluginsFailed && onlyEditsHelp(o, status.Plugins) || fetched.Reason == v1alpha1.ReasonUnknownRelease
+	unread := o.unread(*status)
+	stalled := fetched.Reason == v1alpha1.ReasonPluginsFailed && onlyEditsHelp(o, status.Plugins) || len(unread) > 0 && unread[0].Class == failure.Spec
 	setAbnormal(set, &status.Conditions, v1alpha1.ConditionStalled, stalled, fetched.Reason, fetched.Message)
 	under := ready.Status != metav1.ConditionTrue && !stalled && ready.Reason != v1alpha1.ReasonSuspended
 	setAbnormal(set, &status.Conditions, v1alpha1.ConditionReconciling, under, ready.Reason, ready.Message)

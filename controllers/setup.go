@@ -81,7 +81,7 @@ func CacheOptions(namespaces []string, settings Settings, resync time.Duration) 
 type Parts struct {
 	Queue    Queue
 	Catalogs Catalogs
-	Artifact func(digest string) (store.Artifact, bool)
+	Artifact func(digest, member string) (store.Artifact, bool)
 	Rewrite  func(fetch.Request) fetch.Request
 	// State asks a pod what it serves; by default over HTTP on the ops port.
 	State func(ctx context.Context, pod *corev1.Pod) (serve.State, error)
@@ -105,8 +105,8 @@ func NewWakes(ctx context.Context) *Wakes {
 	}
 }
 
-// Source wakes a PluginSource, by namespace/name.
-func (w *Wakes) Source(name string) { w.send(w.sources, name) }
+// Source wakes a PluginSource, by the name that it has in the queue.
+func (w *Wakes) Source(owner string) { w.send(w.sources, strings.TrimSuffix(owner, publishedSuffix)) }
 
 // Server wakes a PluginServer, by namespace/name.
 func (w *Wakes) Server(name string) { w.send(w.servers, name) }

@@ -66,6 +66,8 @@ const (
 	ReasonTagsMoved = "TagsMoved"
 	// ReasonWorthALook: the message says what, and status.plugins for which plugins.
 	ReasonWorthALook = "WorthALook"
+	// ReasonLeftOut: some modules of an image cannot be served (an event).
+	ReasonLeftOut = "LeftOut"
 	// ReasonReplicasCatchingUp: ready pods serve an older catalog.
 	ReasonReplicasCatchingUp = "ReplicasCatchingUp"
 	// ReasonReplicasSilent: ready pods do not tell the operator what they serve.

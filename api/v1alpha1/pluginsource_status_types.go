@@ -47,7 +47,8 @@ type PluginStatus struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	Mirror string `json:"mirror,omitempty"`
-	// List is the ConfigMap that declares the plugin, where one does: NAME/KEY.
+	// List is what declares the plugin, where something in pluginsFrom or a table
+	// does: NAME/KEY of a ConfigMap, the url of a list, or an image.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=512

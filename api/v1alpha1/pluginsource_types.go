@@ -169,12 +169,47 @@ type OfficialPlugins struct {
 }
 
 // PluginList is a list of plugins: a plugins.properties, a Higress release
-// snapshot, or the lock file of a plugin server. The content says which.
+// snapshot, or the lock file of a plugin server (the content says which); or the
+// image of a plugin server, which brings the plugins itself.
+//
+// +kubebuilder:validation:XValidation:rule="(has(self.configMapKeyRef) ? 1 : 0) + (has(self.url) ? 1 : 0) + (has(self.image) ? 1 : 0) == 1",message="a list has exactly one of configMapKeyRef, url and image"
+// +kubebuilder:validation:XValidation:rule="!has(self.url) || !self.url.startsWith('http://') || has(self.sha256)",message="a list from http:// needs its sha256"
+// +kubebuilder:validation:XValidation:rule="!has(self.sha256) || has(self.url)",message="sha256 is for a list with a url"
 type PluginList struct {
 	// ConfigMapKeyRef names the key of a ConfigMap that holds the list.
 	//
-	// +required
-	ConfigMapKeyRef ConfigMapKeyReference `json:"configMapKeyRef"`
+	// +optional
+	ConfigMapKeyRef *ConfigMapKeyReference `json:"configMapKeyRef,omitempty"`
+
+	// URL is where the list is published: oci://HOST[:PORT]/REPOSITORY:TAG (an
+	// artifact whose only layer it is), or the https:// or http:// address of the file.
+	// It is read again at each interval, and what it declares then counts, whatever the
+	// updatePolicy. http:// needs a sha256. The source's registry does not replace it.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:Pattern=`^(oci://[^\s?#]+|https?://[^\s#]+)$`
+	URL string `json:"url,omitempty"`
+
+	// SHA256 is the SHA-256 of the list at the url, in lower case hexadecimal. A
+	// list with other bytes is refused.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^[a-f0-9]{64}$`
+	SHA256 string `json:"sha256,omitempty"`
+
+	// Image is the image of a plugin server, oci://HOST[:PORT]/REPOSITORY:TAG or
+	// @sha256:DIGEST: every /usr/share/nginx/html/plugins/NAME/VERSION/plugin.wasm in it
+	// becomes the plugin NAME at VERSION. As with other tags, updatePolicy says what
+	// happens when it moves. The source's registry does not replace it.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:Pattern=`^oci://[^\s?#]+$`
+	Image string `json:"image,omitempty"`
 
 	// AliasVersions are versions under which every plugin of the list is served
 	// as well, as in the source's own aliasVersions. Without the field that is 1.0.0

@@ -20,6 +20,7 @@ import (
 	"github.com/higress-group/plugin-server-operator/controllers/declared"
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
 	"github.com/higress-group/plugin-server-operator/internal/fetch"
+	"github.com/higress-group/plugin-server-operator/internal/list"
 	"github.com/higress-group/plugin-server-operator/internal/publish"
 	"github.com/higress-group/plugin-server-operator/internal/reference"
 	"github.com/higress-group/plugin-server-operator/internal/serve"
@@ -120,15 +121,21 @@ func (l *local) addSource(ctx context.Context, fetcher *fetch.Fetcher, source *v
 	if home, err := os.UserHomeDir(); err == nil {
 		access.DockerConfig, _ = os.ReadFile(filepath.Join(home, ".docker", "config.json")) // none is anonymous
 	}
-	if len(source.Spec.PluginsFrom) > 0 {
-		l.logger.Warn("pluginsFrom is left out: there is no cluster here whose ConfigMaps could be read", "source", source.Name)
-	}
 	if source.Spec.Signature != nil {
 		access.PublicKeys = []byte(source.Spec.Signature.PublicKeys)
 	}
+	lists, images := l.fetchLists(ctx, fetcher, source, access)
+	plugins, left := declared.Expand(source, lists)
+	if left > 0 {
+		l.logger.Error("a source declares too many plugins", "source", source.Name, "left out", left)
+	}
 	var fetching sync.WaitGroup
 	slots := make(chan struct{}, localSlot)
-	for _, p := range declared.Plugins(source) {
+	for _, p := range plugins {
+		if p.InImage {
+			l.serveAll(p, images[p.List][p.Key.String()])
+			continue
+		}
 		if err := checkKey(p.Key); err != nil { // no API server has looked at it
 			l.logger.Error("a plugin cannot be served", "source", source.Name, "error", err)
 			continue
@@ -141,12 +148,55 @@ func (l *local) addSource(ctx context.Context, fetcher *fetch.Fetcher, source *v
 				l.logger.Error("a plugin cannot be had", "plugin", p.Key.String(), "source", source.Name, "error", err)
 				return
 			}
-			for _, key := range append([]catalog.Key{p.Key}, p.Aliases...) {
-				l.serve(key, a, reference.Shown(p.URL), p.Description)
-			}
+			l.serveAll(p, a)
 		})
 	}
 	fetching.Wait()
+}
+
+// fetchLists reads the published lists of a source, and fetches the modules of
+// images, which it gives by ListName and member.
+func (l *local) fetchLists(
+	ctx context.Context, fetcher *fetch.Fetcher, source *v1alpha1.PluginSource, access fetch.Access,
+) (lists declared.Lists, images map[string]map[string]store.Artifact) {
+	lists = declared.Lists{Plugins: map[string][]list.Plugin{}, Images: map[string][]catalog.Key{}}
+	images = map[string]map[string]store.Artifact{}
+	for _, from := range source.Spec.PluginsFrom {
+		name := declared.ListName(from)
+		var err error
+		switch {
+		case from.Image != "":
+			var image fetch.Image
+			image, err = fetcher.FetchImage(ctx, fetch.Request{URL: from.Image, Access: access})
+			images[name] = map[string]store.Artifact{}
+			for _, module := range image.Modules {
+				images[name][module.Member] = module
+				lists.Images[name] = append(lists.Images[name], catalog.ParseKey(module.Member))
+			}
+			for _, line := range image.Skipped {
+				l.logger.Warn("left out of an image", "image", name, "what", line)
+			}
+		case from.URL != "":
+			var document fetch.Document
+			document, err = fetcher.FetchDocument(ctx, fetch.Request{URL: from.URL, SHA256: from.SHA256, Access: access})
+			if err == nil {
+				lists.Plugins[name], err = list.Parse(document.Content)
+			}
+		default:
+			err = errors.New("there is no cluster here whose ConfigMaps could be read")
+		}
+		if err != nil {
+			l.logger.Error("a list is left out", "list", name, "source", source.Name, "error", err)
+		}
+	}
+	return lists, images
+}
+
+// serveAll serves a module under the plugin's key and its aliases.
+func (l *local) serveAll(p declared.Plugin, a store.Artifact) {
+	for _, key := range append([]catalog.Key{p.Key}, p.Aliases...) {
+		l.serve(key, a, reference.Shown(p.URL), p.Description)
+	}
 }
 
 // addFolder takes in <name>/<version>/plugin.wasm.

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -30,6 +32,9 @@ func TestLocalFiles(t *testing.T) {
 	one, two := publishtest.New("one", "1.0.0", 100_000, 1), publishtest.New("two", "2.0.0", 100_000, 2)
 	push(t, host+"/plugins/one", "1.0.0", one.Bytes)
 	push(t, host+"/elsewhere", "latest", two.Bytes)
+	three := publishtest.New("three", "3.0.0", 100_000, 3)
+	push(t, host+"/list", "1", []byte("listed=oci://"+host+"/plugins/one:1.0.0\n"))
+	push(t, host+"/server", "1", serverLayer(t, "three/3.0.0", three.Bytes))
 
 	file := filepath.Join(t.TempDir(), "sources.yaml")
 	yaml := fmt.Sprintf(`# two documents, and something else between them
@@ -56,6 +61,11 @@ spec:
   plugins:
   - {name: two, version: 2.0.0, url: "oci://%[1]s/elsewhere:latest", sha256: %[2]s}
   - {name: wrong, version: 2.0.0, url: "oci://%[1]s/elsewhere:latest", sha256: %[3]s}
+  pluginsFrom:
+  - {url: "oci://%[1]s/list:1", aliasVersions: [latest]}
+  - {image: "oci://%[1]s/server:1"}
+  - {image: "oci://%[1]s/none:1"}
+  - {configMapKeyRef: {name: list, key: plugins.properties}}
 `, host, two.Entry.SHA256, one.Entry.SHA256)
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
@@ -64,7 +74,9 @@ spec:
 	url, said := serving(t, "--data-dir="+data, file)
 	client := &http.Client{}
 	defer client.CloseIdleConnections()
-	for path, want := range map[string]publishtest.Module{"one/1.0.0": one, "two/2.0.0": two} {
+	for path, want := range map[string]publishtest.Module{
+		"one/1.0.0": one, "two/2.0.0": two, "listed/latest": one, "three/3.0.0": three,
+	} {
 		if status, b, err := get(client, url+"/plugins/"+path+"/plugin.wasm"); err != nil || status != 200 || !bytes.Equal(b, want.Bytes) {
 			t.Errorf("%s: %d %v", path, status, err)
 		}
@@ -74,7 +86,7 @@ spec:
 		!strings.Contains(string(b), "digest: sha256:") {
 		t.Errorf("%s %v", b, err)
 	}
-	for _, reported := range []string{"absent:1.0.0", "escape", "wrong:2.0.0"} {
+	for _, reported := range []string{"absent:1.0.0", "escape", "wrong:2.0.0", "none:1", "there is no cluster here"} {
 		if !strings.Contains(said.String(), reported) {
 			t.Errorf("%s is not reported:\n%s", reported, said.String())
 		}
@@ -82,6 +94,21 @@ spec:
 	if status, _, err := get(client, url+"/plugins/wrong/2.0.0/plugin.wasm"); err != nil || status != 404 {
 		t.Errorf("a module with another hash than declared is served: %d %v", status, err)
 	}
+}
+
+// serverLayer is a layer of a plugin server's image.
+func serverLayer(t *testing.T, path string, module []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	files := tar.NewWriter(&b)
+	err := files.WriteHeader(&tar.Header{Name: "usr/share/nginx/html/plugins/" + path + "/plugin.wasm", Mode: 0o644, Size: int64(len(module))})
+	if err == nil {
+		_, err = files.Write(module)
+	}
+	if err = errors.Join(err, files.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 // push puts a module into a registry, as one raw layer.

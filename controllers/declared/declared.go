@@ -31,7 +31,8 @@ type Plugin struct {
 	SHA256       string // of the module, where the source expects one
 	Description  string
 	Aliases      []catalog.Key // further keys under which it is served
-	List         string        // NAME/KEY of the ConfigMap that declares it, if one does
+	List         string        // that declares it, if one does; see ListName
+	InImage      bool          // of which it is one of the modules
 	// Digest is of the artifact at URL, as a list publishes it. Published is one
 	// that a list gives for another place than URL, whose copy may have another one.
 	Digest    string
@@ -47,11 +48,31 @@ type Plugin struct {
 // read is not in it: what it declared last counts on.
 type Lists struct {
 	Plugins map[string][]list.Plugin // by ListName
+	Images  map[string][]catalog.Key // by ListName
 	Table   official.Table           // of spec.official.tableRef; nil where it could not be read
 }
 
 // ListName is how a list is called in a status.
-func ListName(r v1alpha1.ConfigMapKeyReference) string { return r.Name + "/" + r.Key }
+func ListName(l v1alpha1.PluginList) string {
+	switch {
+	case l.ConfigMapKeyRef != nil:
+		return ConfigMapName(*l.ConfigMapKeyRef)
+	case l.URL != "":
+		return reference.Shown(l.URL)
+	}
+	return l.Image
+}
+
+// ConfigMapName is how a list in a ConfigMap is called.
+func ConfigMapName(r v1alpha1.ConfigMapKeyReference) string { return r.Name + "/" + r.Key }
+
+// member names the plugin among the modules of an image.
+func (p Plugin) member() string {
+	if p.InImage {
+		return p.Key.String()
+	}
+	return ""
+}
 
 // Plugins gives the plugins that a source declares, as far as the object says
 // so: what its lists declare stands in its status.
@@ -69,10 +90,15 @@ func Expand(source *v1alpha1.PluginSource, lists Lists) (plugins []Plugin, left 
 		e.add(e.official(lists.Table), nil)
 	}
 	for _, l := range source.Spec.PluginsFrom {
-		name := ListName(l.ConfigMapKeyRef)
-		if content, read := lists.Plugins[name]; read {
+		name := ListName(l)
+		content, read := lists.Plugins[name]
+		modules, fetched := lists.Images[name]
+		switch {
+		case read:
 			e.add(e.listed(name, content), aliasVersions(l, content))
-		} else {
+		case fetched:
+			e.add(inImage(l.Image, modules), l.AliasVersions)
+		default:
 			e.add(e.recorded(name), nil)
 		}
 	}
@@ -183,16 +209,44 @@ func (e *expansion) listed(name string, content []list.Plugin) []Plugin {
 	return plugins
 }
 
-// recorded gives the plugins that a list declared when it was last read.
+// inImage gives the plugins of a plugin server's image.
+func inImage(image string, modules []catalog.Key) []Plugin {
+	plugins := make([]Plugin, 0, len(modules))
+	for _, key := range modules {
+		plugins = append(plugins, Plugin{Key: key, URL: image, List: image, InImage: true})
+	}
+	return plugins
+}
+
+// recorded gives the plugins that a list declared when it was last read. While
+// one that is new in the source was never read, those count on whose list is no longer in it:
+// a list that gets another name must not leave its plugins to other sources.
 func (e *expansion) recorded(name string) []Plugin {
+	plugins := e.recordedBy(func(list string) bool { return list == name })
+	if len(plugins) > 0 {
+		return plugins
+	}
+	named := map[string]bool{"": true}
+	for _, l := range e.source.Spec.PluginsFrom {
+		named[ListName(l)] = true
+	}
+	if official := e.source.Spec.Official; official != nil && official.TableRef != nil {
+		named[ConfigMapName(*official.TableRef)] = true
+	}
+	return e.recordedBy(func(list string) bool { return !named[list] })
+}
+
+func (e *expansion) recordedBy(list func(name string) bool) []Plugin {
 	var plugins []Plugin
 	for _, s := range e.source.Status.Plugins {
-		if s.List == name {
-			plugins = append(plugins, Plugin{
-				Key: keyOf(s), URL: s.URL, Alternatives: reference.Flattened(e.source.Spec.Registry, s.URL),
-				Aliases: parseAliases(s.Aliases), List: name, Recorded: true,
-			})
+		if !list(s.List) {
+			continue
 		}
+		p := Plugin{Key: keyOf(s), URL: s.URL, Aliases: parseAliases(s.Aliases), List: s.List, Recorded: true}
+		if p.InImage = s.List == s.URL; !p.InImage {
+			p.Alternatives = reference.Flattened(e.source.Spec.Registry, s.URL)
+		}
+		plugins = append(plugins, p)
 	}
 	return plugins
 }

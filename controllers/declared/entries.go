@@ -15,7 +15,7 @@ import (
 // else by the entry of the previous catalog; an entry whose artifact nobody
 // knows any more is pending until it has been fetched again.
 func Entries(
-	sources []v1alpha1.PluginSource, artifact func(digest string) (store.Artifact, bool), previous *catalog.Catalog,
+	sources []v1alpha1.PluginSource, artifact func(digest, member string) (store.Artifact, bool), previous *catalog.Catalog,
 ) []catalog.Entry {
 	before := map[catalog.Key]catalog.Entry{}
 	if previous != nil {
@@ -38,13 +38,13 @@ func Entries(
 }
 
 func entry(
-	key catalog.Key, p Plugin, status v1alpha1.PluginStatus, artifact func(string) (store.Artifact, bool), before catalog.Entry,
+	key catalog.Key, p Plugin, status v1alpha1.PluginStatus, artifact func(digest, member string) (store.Artifact, bool), before catalog.Entry,
 ) catalog.Entry {
 	e := catalog.Entry{Name: key.Name, Version: key.Version}
 	if status.SHA256 == "" || status.URL != p.URL || (p.SHA256 != "" && p.SHA256 != status.SHA256) {
 		return e // not fetched, or something else than what is declared now
 	}
-	a, found := artifact(status.Digest)
+	a, found := artifact(status.Digest, p.member())
 	switch {
 	case found && a.SHA256 == status.SHA256:
 		e.SHA256, e.MD5, e.Size, e.Description = a.SHA256, a.MD5, a.Size, a.Description

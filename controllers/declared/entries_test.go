@@ -12,11 +12,11 @@ import (
 	"github.com/higress-group/plugin-server-operator/internal/store"
 )
 
-// artifacts are what the store knows by digest.
+// artifacts are what the store knows by digest and member.
 type artifacts map[string]store.Artifact
 
-func (a artifacts) find(digest string) (store.Artifact, bool) {
-	found, ok := a[digest]
+func (a artifacts) find(digest, member string) (store.Artifact, bool) {
+	found, ok := a[digest+member]
 	return found, ok
 }
 

@@ -97,7 +97,7 @@ func TestTable(t *testing.T) {
 
 func listed(properties string, versions []string) (v1alpha1.PluginSource, declared.Lists) {
 	s := source("s", 0, 0)
-	s.Spec.PluginsFrom = []v1alpha1.PluginList{{ConfigMapKeyRef: v1alpha1.ConfigMapKeyReference{Name: "lists", Key: "p"}, AliasVersions: versions}}
+	s.Spec.PluginsFrom = []v1alpha1.PluginList{{ConfigMapKeyRef: &v1alpha1.ConfigMapKeyReference{Name: "lists", Key: "p"}, AliasVersions: versions}}
 	plugins, err := list.Parse([]byte(properties))
 	if err != nil {
 		panic(err)

@@ -17,10 +17,10 @@ func (e *expansion) official(added official.Table) []Plugin {
 	spec := e.source.Spec.Official
 	name := ""
 	if spec.TableRef != nil {
-		name = ListName(*spec.TableRef)
+		name = ConfigMapName(*spec.TableRef)
 	}
 	if added == nil && name != "" {
-		if recorded := e.recorded(name); len(recorded) > 0 {
+		if recorded := e.recordedBy(func(list string) bool { return list == name }); len(recorded) > 0 {
 			return recorded
 		}
 	}
@@ -98,8 +98,7 @@ func Aliases(keys []catalog.Key) []string {
 func parseAliases(all []string) []catalog.Key {
 	var keys []catalog.Key
 	for _, a := range all {
-		name, version, _ := strings.Cut(a, ":")
-		keys = append(keys, catalog.Key{Name: name, Version: version})
+		keys = append(keys, catalog.ParseKey(a))
 	}
 	return keys
 }

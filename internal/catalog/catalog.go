@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -47,6 +48,12 @@ func (k Key) Compare(other Key) int {
 }
 
 func (k Key) String() string { return k.Name + ":" + k.Version }
+
+// ParseKey reads what String writes.
+func ParseKey(s string) Key {
+	name, version, _ := strings.Cut(s, ":")
+	return Key{name, version}
+}
 
 // Entry is one version of one plugin. An entry without SHA256 is pending:
 // declared, but not available yet.

@@ -157,9 +157,8 @@ func firstThere[T any](r Request, ask func(Request) (T, error)) (result T, err e
 
 func (f *Fetcher) fetch(ctx context.Context, r Request) (artifact store.Artifact, err error) {
 	switch {
-	case len(r.Access.PublicKeys) > 0 && !reference.IsOCI(r.URL):
-		return store.Artifact{}, failure.New(failure.Spec, failure.SignatureMissing, nil,
-			"%s has no signature, only artifacts in registries have: move the plugin to a registry, or to a source without signature", reference.Shown(r.URL))
+	case r.unsigned():
+		return store.Artifact{}, errUnsigned(r)
 	case reference.IsFile(r.URL):
 		return f.fetchFile(ctx, r)
 	case reference.IsConfigMaps(r.URL):
@@ -173,6 +172,14 @@ func (f *Fetcher) fetch(ctx context.Context, r Request) (artifact store.Artifact
 		return store.Artifact{}, err
 	}
 	return artifact, nil
+}
+
+// unsigned says whether a signature is asked of something that cannot have one.
+func (r Request) unsigned() bool { return len(r.Access.PublicKeys) > 0 && !reference.IsOCI(r.URL) }
+
+func errUnsigned(r Request) error {
+	return failure.New(failure.Spec, failure.SignatureMissing, nil,
+		"%s has no signature, only artifacts in registries have: move it to a registry, or to a source without signature", reference.Shown(r.URL))
 }
 
 func (f *Fetcher) resolve(ctx context.Context, r Request) (digest string, err error) {

@@ -29,7 +29,7 @@ func requireModule(t *testing.T, s *store.Store, got store.Artifact, want []byte
 	if b, err := io.ReadAll(f); err != nil || !bytes.Equal(b, want) {
 		t.Errorf("the store has %d other bytes, %v", len(b), err)
 	}
-	if recorded, found := s.Artifact(got.Digest); !found || recorded != got {
+	if recorded, found := s.Artifact(got.Digest, ""); !found || recorded != got {
 		t.Errorf("the store has the artifact %v, %t; want %v", recorded, found, got)
 	}
 }

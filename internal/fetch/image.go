@@ -10,7 +10,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
@@ -47,26 +46,19 @@ const (
 
 var imageLimits = limits{maxImageCompressed, maxImageExpanded, "name a smaller image"}
 
-// ImageModule is one plugin of a plugin server's image.
-type ImageModule struct {
-	Key         catalog.Key
-	Blob        store.Blob
-	Created     time.Time // as metadata.txt says; zero if it does not
-	Description string    // as metadata.txt says
-}
-
 // Image is what the image of a plugin server serves.
 type Image struct {
-	Digest  string        // of what the reference points to
-	Modules []ImageModule // ordered by key, each key once
-	Skipped []string      // what is no plugin although it looks like one, and why: a line for people each
+	Digest string // of what the reference points to
+	// Modules are ordered by their member, which is the plugin's key and there
+	// once. What a metadata.txt says of them is taken over.
+	Modules []store.Artifact
+	Skipped []string // what is no plugin although it looks like one, and why: a line for people each
 }
 
 // FetchImage brings all plugins of a plugin server's image into the store. The
 // layers are read as a stream, and what a later layer deletes or replaces does
 // not count. SHA256 of the request is not looked at. As with Fetch, everything
-// is read each time; but no artifact is recorded. The error is a *failure.Error.
-// So far nothing but its tests calls it: no field of a PluginSource names an image.
+// is read each time. The error is a *failure.Error.
 func (f *Fetcher) FetchImage(ctx context.Context, r Request) (Image, error) {
 	return firstThere(r, func(r Request) (image Image, err error) {
 		err = f.do(ctx, r, func(ctx context.Context, s *session) (err error) {
@@ -101,11 +93,15 @@ func (s *session) fetchPlugins(ctx context.Context) (Image, error) {
 			return Image{}, &layerError{layer.Digest.String(), err}
 		}
 	}
-	image := r.image()
+	image := r.image(store.Artifact{Digest: im.digest, Signature: s.access.SignedBy()})
 	if len(image.Modules) == 0 {
 		return Image{}, failure.New(failure.Upstream, failure.NoWasmLayer, nil, "%s%s", noPlugins, leftOut(image.Skipped))
 	}
-	image.Digest = im.digest
+	for _, a := range image.Modules {
+		if err := s.fetcher.store.PutArtifact(a); err != nil {
+			return Image{}, err
+		}
+	}
 	return image, nil
 }
 
@@ -284,16 +280,17 @@ func skippedLine(path, why string) string {
 }
 
 // image is what the layers that were read have together.
-func (r *imageReader) image() Image {
-	var image Image
+func (r *imageReader) image(of store.Artifact) Image {
+	image := Image{Digest: of.Digest}
 	for key, blob := range r.modules {
-		m := ImageModule{Key: key, Blob: blob}
+		m := of
+		m.Member, m.Blob = key.String(), blob
 		if metadata := r.metadata[key]; metadata != nil {
-			m.Created, m.Description = metadata.created, metadata.description
+			m.Created, m.Description = metadata.created.UTC(), metadata.description
 		}
 		image.Modules = append(image.Modules, m)
 	}
-	slices.SortFunc(image.Modules, func(a, b ImageModule) int { return a.Key.Compare(b.Key) })
+	slices.SortFunc(image.Modules, func(a, b store.Artifact) int { return cmp.Compare(a.Member, b.Member) })
 	image.Skipped = slices.Sorted(slices.Values(r.skipped))
 	if r.unlisted > 0 {
 		image.Skipped = append(image.Skipped, fmt.Sprintf("and %d more", r.unlisted))

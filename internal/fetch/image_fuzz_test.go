@@ -16,6 +16,7 @@ import (
 
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
 	"github.com/higress-group/plugin-server-operator/internal/failure"
+	"github.com/higress-group/plugin-server-operator/internal/store"
 )
 
 // FuzzImageTar reads two layers of any bytes: whatever they hold, what comes
@@ -40,10 +41,11 @@ func FuzzImageTar(f *testing.F) {
 				return
 			}
 		}
-		image := r.image()
+		image := r.image(store.Artifact{})
 		for i, m := range image.Modules {
-			if !catalog.NamePattern.MatchString(m.Key.Name) || !catalog.VersionPattern.MatchString(m.Key.Version) || m.Blob.Size < 4 ||
-				m.Description != line(m.Description) || i > 0 && image.Modules[i-1].Key.Compare(m.Key) >= 0 {
+			key := catalog.ParseKey(m.Member)
+			if !catalog.NamePattern.MatchString(key.Name) || !catalog.VersionPattern.MatchString(key.Version) || m.Size < 4 ||
+				m.Description != line(m.Description) || i > 0 && image.Modules[i-1].Member >= m.Member {
 				t.Fatalf("%v", image.Modules)
 			}
 		}
@@ -205,10 +207,10 @@ func FuzzImageLayers(f *testing.F) {
 			}
 		}
 		got := map[string]string{}
-		for _, m := range r.image().Modules {
-			got[m.Key.String()] = m.Blob.SHA256
+		for _, m := range r.image(store.Artifact{}).Modules {
+			got[m.Member] = m.SHA256
 			if m.Description != "" {
-				got[m.Key.String()] += "description: " + m.Description
+				got[m.Member] += "description: " + m.Description
 			}
 		}
 		if diff := gocmp.Diff(want.modules(), got); diff != "" {

@@ -197,7 +197,7 @@ func TestLimitsOfImages(t *testing.T) {
 	if err := readLayer(r, layerTar(t, others...)); err != nil {
 		t.Fatal(err)
 	}
-	if skipped := r.image().Skipped; len(skipped) != maxSkipped+1 || skipped[maxSkipped] != "and 52 more" {
+	if skipped := r.image(store.Artifact{}).Skipped; len(skipped) != maxSkipped+1 || skipped[maxSkipped] != "and 52 more" {
 		t.Errorf("%d lines, the last is %q", len(skipped), skipped[len(skipped)-1])
 	}
 }

@@ -18,7 +18,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/higress-group/plugin-server-operator/internal/catalog"
 	"github.com/higress-group/plugin-server-operator/internal/failure"
 	"github.com/higress-group/plugin-server-operator/internal/store"
 )
@@ -90,24 +89,24 @@ func requireModules(t *testing.T, s *store.Store, got Image, want map[string]str
 	t.Helper()
 	found := map[string]string{}
 	for _, m := range got.Modules {
-		f, err := s.OpenGzip(m.Blob.SHA256)
+		f, err := s.OpenGzip(m.SHA256)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_ = f.Close()
 		for _, module := range want {
-			if m.Blob.SHA256 == sum(wasm(module)) && m.Blob.Size == int64(len(wasm(module))) {
-				found[m.Key.String()] = module
+			if m.SHA256 == sum(wasm(module)) && m.Size == int64(len(wasm(module))) {
+				found[m.Member] = module
 			}
 		}
-		if _, known := found[m.Key.String()]; !known {
-			found[m.Key.String()] = "another module"
+		if _, known := found[m.Member]; !known {
+			found[m.Member] = "another module"
 		}
 	}
 	if diff := cmp.Diff(want, found); diff != "" {
 		t.Errorf("unexpected modules (-want +got):\n%s", diff)
 	}
-	if !slices.IsSortedFunc(got.Modules, func(a, b ImageModule) int { return a.Key.Compare(b.Key) }) {
+	if !slices.IsSortedFunc(got.Modules, func(a, b store.Artifact) int { return strings.Compare(a.Member, b.Member) }) {
 		t.Errorf("not in order: %v", got.Modules)
 	}
 }
@@ -212,13 +211,18 @@ func TestFetchImageMetadata(t *testing.T) {
 	}
 	blob, _ := s.Stat(sum(wasm("x")))
 	created := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
-	var want []ImageModule
+	var want []store.Artifact
 	for i, description := range []string{"before", "after", "from below", "from above", "", "new", strings.Repeat("y", 512), "before", ""} {
-		m := ImageModule{Key: catalog.Key{Name: string(rune('a' + i)), Version: "1"}, Blob: blob, Description: description}
+		m := store.Artifact{Digest: got.Digest, Member: string(rune('a'+i)) + ":1", Blob: blob, Description: description}
 		if description != "" {
 			m.Created = created
 		}
 		want = append(want, m)
+	}
+	for _, m := range want {
+		if recorded, found := s.Artifact(got.Digest, m.Member); !found || recorded != m {
+			t.Errorf("%s is recorded as %v", m.Member, recorded)
+		}
 	}
 	if diff := cmp.Diff(want, got.Modules); diff != "" || len(got.Skipped) > 0 {
 		t.Errorf("skipped %v, unexpected modules (-want +got):\n%s", got.Skipped, diff)
@@ -265,17 +269,20 @@ func TestFetchImageShapes(t *testing.T) {
 	requireFailure(t, err, failure.Spec, failure.InvalidReference, "does not begin with oci://")
 }
 
-// storeFiles lists what is in a store's directory, and whether it is a module.
+// storeFiles lists what is in a store's directory: what belongs to modules, and what is neither that nor a record.
 func storeFiles(t *testing.T, dir string) (modules, others []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		base, _, _ := strings.Cut(d.Name(), ".")
-		if _, err := hex.DecodeString(base); err == nil && len(base) == 64 && filepath.Dir(path) == filepath.Join(dir, "blobs", "sha256") {
+		base, extension, _ := strings.Cut(d.Name(), ".")
+		_, err = hex.DecodeString(base)
+		switch parent := filepath.Dir(path); {
+		case err == nil && len(base) == 64 && parent == filepath.Join(dir, "blobs", "sha256"):
 			modules = append(modules, d.Name())
-		} else {
+		case err == nil && len(base) == 64 && extension == "json" && parent == filepath.Join(dir, "artifacts"):
+		default:
 			others = append(others, path)
 		}
 		return nil

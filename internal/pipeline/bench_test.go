@@ -33,8 +33,9 @@ type registry struct {
 	faults  map[string]error
 	asked   []fetch.Request
 	checks  []fetch.Request
-	moved   map[string]string // digests of tags that moved, by URL
-	running map[string]int    // by URL; "" is all
+	moved   map[string]string   // digests of tags that moved, by URL
+	images  map[string][]string // members, by URL
+	running map[string]int      // by URL; "" is all
 	most    map[string]int
 }
 
@@ -50,6 +51,35 @@ func (r *registry) Resolve(_ context.Context, request fetch.Request) (string, er
 		return digest, nil
 	}
 	return digestOf(request.URL), nil
+}
+
+// FetchImage gives the modules that were set for the URL, and puts them into the store.
+func (r *registry) FetchImage(ctx context.Context, request fetch.Request) (fetch.Image, error) {
+	if _, err := r.Fetch(ctx, request); err != nil {
+		return fetch.Image{}, err
+	}
+	image := fetch.Image{Digest: digestOf(request.URL)}
+	r.mu.Lock()
+	members := r.images[request.URL]
+	r.mu.Unlock()
+	for _, member := range members {
+		blob, err := r.store.Put(ctx, bytes.NewReader(moduleOf(member)), "")
+		if err != nil {
+			return fetch.Image{}, err
+		}
+		a := store.Artifact{Digest: image.Digest, Member: member, Blob: blob}
+		if err := r.store.PutArtifact(a); err != nil {
+			return fetch.Image{}, err
+		}
+		image.Modules = append(image.Modules, a)
+	}
+	return image, nil
+}
+
+// FetchDocument gives the digest of the URL, or the one that it was moved to, as the content.
+func (r *registry) FetchDocument(ctx context.Context, request fetch.Request) (fetch.Document, error) {
+	digest, err := r.Resolve(ctx, request)
+	return fetch.Document{Digest: digest, Content: []byte(digest)}, err
 }
 
 func (r *registry) Fetch(ctx context.Context, request fetch.Request) (store.Artifact, error) {
@@ -158,7 +188,7 @@ func inBubble(t *testing.T, o Options, test func(t *testing.T, b *bench)) {
 			t.Fatal(err)
 		}
 		b := &bench{t: t, store: s, registry: &registry{
-			store: s, took: time.Second, faults: map[string]error{}, moved: map[string]string{}, running: map[string]int{}, most: map[string]int{},
+			store: s, took: time.Second, faults: map[string]error{}, moved: map[string]string{}, images: map[string][]string{}, running: map[string]int{}, most: map[string]int{},
 		}}
 		o.Notify = func(owner string) {
 			b.mu.Lock()

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/json"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 // access: two that ask for the same with other credentials share nothing, or else
 // knowing a digest would be enough to get a private module.
 type identity struct {
+	kind                                     Kind
 	url, alternatives, sha256, digest, renew string
 	access                                   [sha256.Size]byte
 	check                                    bool // only where the tag points to
@@ -40,19 +43,27 @@ func (i *identifier) of(wanted Item) identity {
 		}
 		i.known, i.last, i.hash = true, r.Access, sha256.Sum256(encoded)
 	}
-	return identity{r.URL, strings.Join(r.Alternatives, " "), r.SHA256, r.Digest, wanted.Renew, i.hash, false}
+	return identity{wanted.Kind, r.URL, strings.Join(r.Alternatives, " "), r.SHA256, r.Digest, wanted.Renew, i.hash, false}
 }
 
-// item is one wanted plugin of one owner.
+// found is what a fetch brought.
+type found struct {
+	artifact store.Artifact
+	modules  []store.Artifact // of an image
+	skipped  []string         // of an image
+	content  []byte           // of a document
+}
+
+// item is one thing that an owner wants.
 type item struct {
 	owner    *owner
 	id       identity
 	request  fetch.Request
-	recorded string
+	recorded map[string]string
 	host     string
 
 	state    State
-	artifact store.Artifact
+	found    // what was fetched
 	err      *failure.Error
 	ended    bool
 	attempts int       // failed ones in a row
@@ -74,8 +85,8 @@ func (q *Queue) newItem(o *owner, wanted Item, id identity) *item {
 	}
 	// The caller recorded the digest for this URL itself; a digest in the URL, which anybody can write, does not do.
 	if digest := wanted.Request.Digest; digest != "" && reference.Allows(wanted.Request.URL, digest) {
-		if a, found := q.store.Artifact(digest); found && (id.sha256 == "" || id.sha256 == a.SHA256) && a.SignedBy(wanted.Request.Access.SignedBy()) {
-			it.state, it.artifact, it.ended = Fetched, a, true
+		if found, there := q.inStore(wanted); there {
+			it.state, it.found, it.ended = Fetched, found, true
 			it.planCheck(0)
 			return it
 		}
@@ -84,20 +95,50 @@ func (q *Queue) newItem(o *owner, wanted Item, id identity) *item {
 	return it
 }
 
+// inStore finds what was recorded in the store, all of it.
+func (q *Queue) inStore(wanted Item) (f found, there bool) {
+	r := wanted.Request
+	if wanted.Kind == Module {
+		f.artifact, there = q.store.Artifact(r.Digest, "")
+		return f, there && (r.SHA256 == "" || r.SHA256 == f.artifact.SHA256) && f.artifact.SignedBy(r.Access.SignedBy())
+	}
+	f.artifact.Digest = r.Digest
+	for member, sha256 := range wanted.Recorded {
+		a, there := q.store.Artifact(r.Digest, member)
+		if !there || a.SHA256 != sha256 || !a.SignedBy(r.Access.SignedBy()) {
+			return found{}, false
+		}
+		f.modules = append(f.modules, a)
+	}
+	slices.SortFunc(f.modules, func(a, b store.Artifact) int { return strings.Compare(a.Member, b.Member) })
+	return f, wanted.Kind == Image && len(f.modules) > 0
+}
+
+// has says whether the item has, or had, a module.
+func (it *item) has(sha256 string) bool {
+	same := func(a store.Artifact) bool { return a.SHA256 == sha256 }
+	return same(it.artifact) || slices.ContainsFunc(it.modules, same) || slices.Contains(slices.Collect(maps.Values(it.recorded)), sha256)
+}
+
 // result is what the owner learns.
 func (it *item) result(key catalog.Key) Result {
 	return Result{
-		Key: key, State: it.state, Artifact: it.artifact, Err: it.err, Ended: it.ended,
+		Key: key, State: it.state, Err: it.err, Ended: it.ended,
+		Artifact: it.artifact, Modules: it.modules, Skipped: it.skipped, Content: it.content,
 		Latest: it.latest, CheckErr: it.checkErr,
 	}
 }
 
 // recheck plans to fetch an item again whose module the store has lost.
 func (q *Queue) recheck(it *item) {
-	if it.state != Fetched {
-		return // is, or will be, tried anyway
+	if it.state != Fetched || it.id.kind == Document {
+		return // is, or will be, tried anyway; or is not in the store
 	}
-	if _, there := q.store.Stat(it.artifact.SHA256); !there {
+	lost := func(a store.Artifact) bool {
+		_, there := q.store.Stat(a.SHA256)
+		return !there
+	}
+	if slices.ContainsFunc(it.modules, lost) || it.id.kind == Module && lost(it.artifact) {
 		q.cancel(it) // a check that is under way
 		it.state, it.attempts, it.due = Pending, 0, time.Now()
 	}
@@ -118,11 +159,11 @@ func (it *item) attempt() (identity, fetch.Request) {
 }
 
 // succeed takes over the result of a fetch.
-func (it *item) succeed(a store.Artifact) {
-	it.state, it.artifact, it.err, it.ended = Fetched, a, nil, true
+func (it *item) succeed(f found) {
+	it.state, it.found, it.err, it.ended = Fetched, f, nil, true
 	it.attempts, it.due = 0, time.Time{}
 	if it.request.Digest == "" {
-		it.latest, it.checkErr = a.Digest, nil
+		it.latest, it.checkErr = f.artifact.Digest, nil
 	}
 	it.planCheck(0)
 }
@@ -148,10 +189,13 @@ func (it *item) setFollow(follow bool) {
 }
 
 // checked takes over the result of a check, and says whether it is news.
-func (it *item) checked(digest string, err *failure.Error, o Options) (news bool) {
+func (it *item) checked(f found, err *failure.Error, o Options) (news bool) {
 	if err == nil {
-		news = it.latest != digest || it.checkErr != nil
-		it.latest, it.checkErr, it.attempts = digest, nil, 0
+		news = it.latest != f.artifact.Digest || it.checkErr != nil
+		it.latest, it.checkErr, it.attempts = f.artifact.Digest, nil, 0
+		if it.id.kind == Document {
+			it.found = f
+		}
 		it.planCheck(0)
 		return news
 	}

@@ -112,7 +112,7 @@ func TestLost(t *testing.T) {
 func TestLossBeforeTheStart(t *testing.T) {
 	inBubble(t, Options{}, func(t *testing.T, b *bench) {
 		items := want(a)
-		items[0].Request.Digest, items[0].Recorded = digestOf(a), shaOf(a)
+		items[0].Request.Digest, items[0].Recorded = digestOf(a), map[string]string{"": shaOf(a)}
 		b.registry.fault(a, upstream(failure.NotFound))
 		b.Want("o", time.Minute, items)
 		if !b.Missing(shaOf(a)) || b.Lost(shaOf(a)) {

@@ -6,7 +6,6 @@ package pipeline
 import (
 	"cmp"
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -37,18 +36,33 @@ const (
 	Failed State = "Failed"
 )
 
-// Item is a plugin that an owner wants.
+// Kind is what stands at an item's URL.
+type Kind int
+
+const (
+	// Module is the module of one plugin.
+	Module Kind = iota
+	// Image is a plugin server's image: all its modules are fetched at once.
+	Image
+	// Document is a list of plugins. It is not kept in the store, and what it
+	// leads to now replaces what was read before.
+	Document
+)
+
+// Item is something that an owner wants, mostly a plugin.
 type Item struct {
 	// Key is unique within an owner.
 	Key catalog.Key
+	// Kind is what stands at Request.URL.
+	Kind Kind
 	// Request says what to fetch. Request.Digest is for a digest that the caller
 	// itself recorded, from a Result, for this URL and owner: then a module of that digest in
 	// the store is taken without asking the registry.
 	Request fetch.Request
-	// Recorded is the SHA-256 of the module that was recorded together with
-	// Request.Digest, or empty. It lets Missing and Lost know of an item
-	// that was fetched before the operator started.
-	Recorded string
+	// Recorded are the modules that were recorded together with Request.Digest:
+	// the SHA-256 by member, which is empty but for images. It lets Missing and Lost know of
+	// an item that was fetched before the operator started.
+	Recorded map[string]string
 	// Follow asks to look each interval where the URL leads now. What was fetched
 	// stays what it is.
 	Follow bool
@@ -62,8 +76,15 @@ type Result struct {
 	Key   catalog.Key
 	State State
 	// Artifact is what was fetched for this item, also while it is fetched
-	// again; empty if nothing was since the request is as it is.
+	// again; empty if nothing was since the request is as it is. Of images and documents
+	// it has the digest alone.
 	Artifact store.Artifact
+	// Modules are those of an image; Skipped says what is left out of it, if it
+	// was read by this process.
+	Modules []store.Artifact
+	Skipped []string
+	// Content is that of a document.
+	Content []byte
 	// Err is why the last attempt failed; nil if it did not.
 	Err *failure.Error
 	// Ended says whether a first attempt has ended, one way or the other.
@@ -74,9 +95,11 @@ type Result struct {
 	CheckErr *failure.Error
 }
 
-// Fetcher fetches a plugin into the store; fetch.Fetcher does.
+// Fetcher fetches into the store, but for documents; fetch.Fetcher does.
 type Fetcher interface {
 	Fetch(ctx context.Context, r fetch.Request) (store.Artifact, error)
+	FetchImage(ctx context.Context, r fetch.Request) (fetch.Image, error)
+	FetchDocument(ctx context.Context, r fetch.Request) (fetch.Document, error)
 	Resolve(ctx context.Context, r fetch.Request) (digest string, err error)
 }
 
@@ -248,7 +271,7 @@ func (q *Queue) having(sha256 string) map[*item]struct{} {
 	found := map[*item]struct{}{}
 	for _, o := range q.owners {
 		for _, it := range o.items {
-			if sha256 != "" && slices.Contains([]string{it.artifact.SHA256, it.recorded}, sha256) {
+			if sha256 != "" && it.has(sha256) {
 				found[it] = struct{}{}
 			}
 		}

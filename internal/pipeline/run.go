@@ -8,7 +8,6 @@ import (
 
 	"github.com/higress-group/plugin-server-operator/internal/failure"
 	"github.com/higress-group/plugin-server-operator/internal/fetch"
-	"github.com/higress-group/plugin-server-operator/internal/store"
 )
 
 // flight is one fetch, for all items with the same request.
@@ -66,17 +65,30 @@ func (q *Queue) start(ctx context.Context, workers *sync.WaitGroup) (next time.T
 		f.owner.running++
 		workers.Go(func() {
 			defer cancel()
-			var artifact store.Artifact
-			var err error
-			if f.id.check {
-				artifact.Digest, err = q.fetcher.Resolve(flightCtx, f.request)
-			} else {
-				artifact, err = q.fetcher.Fetch(flightCtx, f.request)
-			}
-			q.land(ctx, f, artifact, err)
+			found, err := q.fly(flightCtx, f)
+			q.land(ctx, f, found, err)
 		})
 	}
 	return next
+}
+
+// fly does what a flight is for.
+func (q *Queue) fly(ctx context.Context, f *flight) (result found, err error) {
+	switch {
+	case f.id.kind == Document: // small, so that a look reads it as well
+		var document fetch.Document
+		document, err = q.fetcher.FetchDocument(ctx, f.request)
+		result.artifact.Digest, result.content = document.Digest, document.Content
+	case f.id.check:
+		result.artifact.Digest, err = q.fetcher.Resolve(ctx, f.request)
+	case f.id.kind == Image:
+		var image fetch.Image
+		image, err = q.fetcher.FetchImage(ctx, f.request)
+		result.artifact.Digest, result.modules, result.skipped = image.Digest, image.Modules, image.Skipped
+	default:
+		result.artifact, err = q.fetcher.Fetch(ctx, f.request)
+	}
+	return result, err
 }
 
 // enqueue lets an item join the flight for its request, or wait for a worker with a new one.
@@ -115,15 +127,15 @@ func (q *Queue) pick() *flight {
 }
 
 // land hands the result of a flight to its items and tells their owners.
-func (q *Queue) land(ctx context.Context, f *flight, artifact store.Artifact, err error) {
-	for _, owner := range q.settle(ctx, f, artifact, err) {
+func (q *Queue) land(ctx context.Context, f *flight, result found, err error) {
+	for _, owner := range q.settle(ctx, f, result, err) {
 		q.options.Notify(owner)
 	}
 	q.poke()
 }
 
 // settle does what land does under the lock, and gives the owners to tell.
-func (q *Queue) settle(ctx context.Context, f *flight, artifact store.Artifact, err error) (owners []string) {
+func (q *Queue) settle(ctx context.Context, f *flight, result found, err error) (owners []string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.running--
@@ -141,13 +153,13 @@ func (q *Queue) settle(ctx context.Context, f *flight, artifact store.Artifact, 
 		it.flight = nil
 		switch {
 		case f.id.check:
-			if !it.checked(artifact.Digest, failure.Of(err), q.options) {
+			if !it.checked(result, failure.Of(err), q.options) {
 				continue
 			}
 		case err != nil:
 			it.fail(failure.Of(err), q.options)
 		default:
-			it.succeed(artifact)
+			it.succeed(result)
 		}
 		owners = append(owners, it.owner.name)
 	}

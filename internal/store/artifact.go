@@ -1,6 +1,8 @@
 package store
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,7 +18,7 @@ func (s *Store) PutArtifact(a Artifact) error {
 		return explain(fmt.Errorf("malformed digest %q of an artifact", a.Digest))
 	}
 	s.mu.RLock()
-	known := s.artifacts[a.Digest]
+	known := s.artifacts[artifactName(a.Digest, a.Member)]
 	s.mu.RUnlock()
 	if a.Signature == "" && known.Digest != "" {
 		a.Signature = known.Signature // who asks for no signature takes none away
@@ -41,13 +43,25 @@ func (s *Store) nameArtifact(record string, a Artifact) error {
 	if !s.touch(a.SHA256) {
 		return fmt.Errorf("the module %s of artifact %s is not there", a.SHA256, a.Digest)
 	}
-	if err := os.Rename(record, s.artifactPath(a.Digest)); err != nil {
+	name := artifactName(a.Digest, a.Member)
+	if err := os.Rename(record, s.artifactPath(name)); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.artifacts[a.Digest] = a
+	s.artifacts[name] = a
 	return nil
+}
+
+// artifactName is the name of an artifact's record: the digest in hexadecimal,
+// and where the manifest led to several modules a hash of that and the member.
+func artifactName(digest, member string) string {
+	name := strings.TrimPrefix(digest, "sha256:")
+	if member == "" {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name + " " + member))
+	return hex.EncodeToString(sum[:])
 }
 
 func ignoreGone(err error) error {
@@ -57,12 +71,12 @@ func ignoreGone(err error) error {
 	return err
 }
 
-// Artifact finds what was recorded for the digest of a manifest. It finds
-// nothing if the module is no longer in the store.
-func (s *Store) Artifact(digest string) (Artifact, bool) {
+// Artifact finds what was recorded for the digest of a manifest, and a member
+// where it led to several modules. It finds nothing if the module is no longer in the store.
+func (s *Store) Artifact(digest, member string) (Artifact, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	a, found := s.artifacts[digest]
+	a, found := s.artifacts[artifactName(digest, member)]
 	if !found || s.blobs[a.SHA256] == nil {
 		return Artifact{}, false
 	}
@@ -77,11 +91,12 @@ func (s *Store) loadArtifacts() error {
 	}
 	for _, f := range files {
 		path := filepath.Join(s.dir, artifactsDir, f.Name())
-		hex, _ := trimSuffix(f.Name(), recordSuffix)
+		name, _ := trimSuffix(f.Name(), recordSuffix)
 		var a Artifact
 		err := readRecord(path, &a)
-		if err == nil && a.Digest == "sha256:"+hex && s.blobs[a.SHA256] != nil && s.blobs[a.SHA256].Blob == a.Blob {
-			s.artifacts[a.Digest] = a
+		proper := err == nil && digestPattern.MatchString(a.Digest) && name == artifactName(a.Digest, a.Member)
+		if proper && s.blobs[a.SHA256] != nil && s.blobs[a.SHA256].Blob == a.Blob {
+			s.artifacts[name] = a
 			continue
 		}
 		if err := os.RemoveAll(path); err != nil {
@@ -91,6 +106,6 @@ func (s *Store) loadArtifacts() error {
 	return nil
 }
 
-func (s *Store) artifactPath(digest string) string {
-	return filepath.Join(s.dir, artifactsDir, strings.TrimPrefix(digest, "sha256:")+recordSuffix)
+func (s *Store) artifactPath(name string) string {
+	return filepath.Join(s.dir, artifactsDir, name+recordSuffix)
 }

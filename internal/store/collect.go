@@ -57,10 +57,10 @@ func (s *Store) forget(sha256s []string, still func(Blob) bool) (paths []string,
 		// The record first: what is left after a crash is then removed by Open.
 		paths = append(paths, s.blobPath(sha256, recordSuffix), s.blobPath(sha256, gzipSuffix), s.blobPath(sha256, ""))
 	}
-	for digest, a := range s.artifacts {
+	for name, a := range s.artifacts {
 		if s.blobs[a.SHA256] == nil {
-			delete(s.artifacts, digest)
-			paths = append(paths, s.artifactPath(digest))
+			delete(s.artifacts, name)
+			paths = append(paths, s.artifactPath(name))
 		}
 	}
 	s.used -= freed

@@ -5,7 +5,7 @@
 //	blobs/sha256/<hex>        the module, read-only
 //	blobs/sha256/<hex>.gz     the same, gzipped
 //	blobs/sha256/<hex>.json   its Blob; written last, without it the others do not count
-//	artifacts/<hex>.json      the Artifact whose manifest has this digest
+//	artifacts/<hex>.json      an Artifact; its name is made from its manifest's digest and its member
 //	tmp/                      files that are being written; emptied by Open
 package store
 
@@ -49,7 +49,8 @@ type Blob struct {
 
 // Artifact is what was fetched from a registry: a manifest, and the module that it led to.
 type Artifact struct {
-	Digest string `json:"digest"` // of the manifest, sha256:HEX
+	Digest string `json:"digest"`           // of the manifest, sha256:HEX
+	Member string `json:"member,omitempty"` // names one of several modules that the manifest led to; empty where it is one
 	Blob
 	Created     time.Time `json:"created,omitzero"` // zero if the artifact does not say
 	Description string    `json:"description,omitempty"`
@@ -70,9 +71,9 @@ type Store struct {
 
 	mu        sync.RWMutex
 	blobs     map[string]*entry
-	artifacts map[string]Artifact
-	used      int64 // bytes of blobs
-	writing   int64 // bytes of temp files
+	artifacts map[string]Artifact // by name, see artifactName
+	used      int64               // bytes of blobs
+	writing   int64               // bytes of temp files
 }
 
 type entry struct {

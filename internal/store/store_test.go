@@ -193,10 +193,10 @@ func TestOpenRemovesLeftovers(t *testing.T) {
 		t.Errorf("unexpected files (-want +got):\n%s", diff)
 	}
 	requireWhole(t, s, whole.SHA256)
-	if got, found := s.Artifact(artifact.Digest); !found || got != artifact {
+	if got, found := s.Artifact(artifact.Digest, ""); !found || got != artifact {
 		t.Errorf("Artifact() = %v, %t", got, found)
 	}
-	if _, found := s.Artifact(lost.Digest); found || s.Used() != whole.Size+whole.GzipSize {
+	if _, found := s.Artifact(lost.Digest, ""); found || s.Used() != whole.Size+whole.GzipSize {
 		t.Errorf("a truncated module is still there, %d bytes used", s.Used())
 	}
 }
@@ -213,7 +213,7 @@ func TestArtifact(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		got, found := s.Artifact(a.Digest)
+		got, found := s.Artifact(a.Digest, "")
 		if diff := cmp.Diff(a, got); !found || diff != "" {
 			t.Errorf("unexpected artifact, found: %t (-want +got):\n%s", found, diff)
 		}
@@ -228,7 +228,7 @@ func TestArtifact(t *testing.T) {
 	if _, err := s.Collect(func(string) bool { return false }, 0); err != nil {
 		t.Fatal(err)
 	}
-	if got, found := s.Artifact(a.Digest); found {
+	if got, found := s.Artifact(a.Digest, ""); found {
 		t.Errorf("the artifact %v outlives its module", got)
 	}
 	if left := files(t, dir); len(left) != 0 {
