@@ -32,11 +32,20 @@ quickstart: ## The main job on a cluster of its own, which stays up.
 	@hack/quickstart.sh
 
 .PHONY: test
-test: test-unit test-chart test-api test-node ## All tests.
+test: test-unit test-page test-chart test-api test-node ## All tests.
 
 .PHONY: test-unit
 test-unit: ## Tests that need nothing but Go.
 	go test -race ./...
+
+.PHONY: test-page
+test-page: ## The listing's page in a real Chromium (needs Linux; root installs the package).
+ifeq ($(shell uname -s),Linux)
+	hack/chromium.sh
+	go test -race -tags browser -count=1 -run InChromium ./internal/serve
+else
+	@echo "test-page: SKIPPED, the test in a real Chromium needs Linux"
+endif
 
 .PHONY: test-chart
 test-chart: ## What the charts render (needs Helm, from the cluster's cache).

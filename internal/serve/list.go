@@ -1,16 +1,34 @@
 package serve
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"html/template"
 	"mime"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
+)
+
+// The forms of a listing.
+const (
+	formText = "text/plain"
+	formHTML = "text/html"
+	formJSON = "application/json"
+)
+
+// States of a version in a listing.
+const (
+	stateAvailable = "Available"
+	statePending   = "Pending"
+	stateRetained  = "Retained"
 )
 
 // listed is one version in a listing.
@@ -20,44 +38,55 @@ type listed struct {
 	State       string `json:"state"` // Available, Pending or Retained
 	Size        int64  `json:"size,omitempty"`
 	SHA256      string `json:"sha256,omitempty"`
+	MD5         string `json:"md5,omitempty"`
 	Digest      string `json:"digest,omitempty"`
 	Source      string `json:"source,omitempty"`
 	Created     string `json:"created,omitempty"`
 	Description string `json:"description,omitempty"`
-	Path        string `json:"path"`
+	// RetainedUntil is when a version goes that no source declares any more.
+	RetainedUntil string `json:"retainedUntil,omitempty"`
+	// Incoming says that the catalog wants other bytes here, which have not
+	// arrived; those before them are served.
+	Incoming bool `json:"incoming,omitempty"`
+	// Path, Metadata and Content are where the module is, what is known of it, and
+	// the module of just this content. The latter two come with the module.
+	Path     string `json:"path"`
+	Metadata string `json:"metadata,omitempty"`
+	Content  string `json:"content,omitempty"`
 }
 
 // list lists the versions that match a key, of which parts may be empty: for
 // programs as JSON, for browsers as HTML, else as text.
 func (p *plugins) list(w http.ResponseWriter, r *http.Request, key catalog.Key) {
-	now := p.volume.current()
-	if now.empty() {
-		unavailable(w, "this server has not seen a catalog yet")
-		return
-	}
+	now, form := p.volume.current(), accepted(r.Header)
 	versions := listVersions(now, key)
-	if key.Name != "" && len(versions) == 0 {
-		http.Error(w, "no PluginSource declares "+strings.TrimSuffix(key.String(), ":"), http.StatusNotFound)
-		return
-	}
 	w.Header().Set("Vary", "Accept")
 	w.Header().Set("Cache-Control", "no-cache")
-	switch accepted(r.Header.Get("Accept")) {
-	case "application/json":
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(map[string]any{"plugins": versions})
-	case "text/html":
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-		_ = page.Execute(w, versions)
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	switch {
+	case form == formHTML:
+		p.writePage(w, r, now, key, versions)
+	case now.empty():
+		unavailable(w, "this server has not seen a catalog yet")
+	case key.Name != "" && len(versions) == 0:
+		http.Error(w, undeclared(key), http.StatusNotFound)
+	case form == formJSON:
+		var b bytes.Buffer
+		_ = json.NewEncoder(&b).Encode(map[string]any{"plugins": versions})
+		writeTagged(w, r, formJSON, b.Bytes())
 	default:
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+		var b bytes.Buffer
+		table := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
 		for _, v := range versions {
 			_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\n", v.Name, v.Version, v.State, v.Size, v.SHA256)
 		}
 		_ = table.Flush()
+		writeTagged(w, r, formText+"; charset=utf-8", b.Bytes())
 	}
+}
+
+func undeclared(key catalog.Key) string {
+	return "no PluginSource declares " + strings.TrimSuffix(key.String(), ":")
 }
 
 func listVersions(now *view, key catalog.Key) []listed {
@@ -66,32 +95,51 @@ func listVersions(now *view, key catalog.Key) []listed {
 		if (key.Name != "" && key.Name != k.Name) || (key.Version != "" && key.Version != k.Version) {
 			continue
 		}
-		v := listed{Name: k.Name, Version: k.Version, State: "Pending", Path: "/plugins/" + k.Name + "/" + k.Version + "/" + moduleName}
+		folder := "/plugins/" + k.Name + "/" + k.Version + "/"
+		v := listed{Name: k.Name, Version: k.Version, State: statePending, Path: folder + moduleName}
 		if e, there := now.entries[k]; there {
-			v.State, v.Size, v.SHA256, v.Digest, v.Source = "Available", e.Size, e.SHA256, e.Digest, e.Source
-			v.Created, v.Description = e.Created, e.Description
+			v.State, v.Size, v.SHA256, v.MD5, v.Digest, v.Source = stateAvailable, e.Size, e.SHA256, e.MD5, e.Digest, e.Source
+			v.Created, v.Description, v.RetainedUntil, v.Incoming = e.Created, e.Description, e.RetainedUntil, now.missing[k]
+			v.Metadata, v.Content = folder+metadataName, v.Path+"?sha256="+e.SHA256
 			if e.RetainedUntil != "" {
-				v.State = "Retained"
+				v.State = stateRetained
 			}
 		}
 		versions = append(versions, v)
 	}
-	slices.SortFunc(versions, func(a, b listed) int {
-		return catalog.Key{Name: a.Name, Version: a.Version}.Compare(catalog.Key{Name: b.Name, Version: b.Version})
-	})
+	slices.SortFunc(versions, func(a, b listed) int { return a.key().Compare(b.key()) })
 	return versions
 }
 
-// accepted gives the first media type of an Accept header that we have; curl's
-// */* is plain text.
-func accepted(header string) string {
-	for part := range strings.SplitSeq(header, ",") {
-		kind, _, err := mime.ParseMediaType(part)
-		if err == nil && (kind == "application/json" || kind == "text/html") {
-			return kind
+func (v listed) key() catalog.Key { return catalog.Key{Name: v.Name, Version: v.Version} }
+
+// accepted gives the form that an Accept header wants most, the first of
+// several. Whoever takes anything, as curl does, gets text.
+func accepted(header http.Header) string {
+	form, most := formText, 0.0
+	for part := range strings.SplitSeq(strings.Join(header.Values("Accept"), ","), ",") {
+		kind, params, err := mime.ParseMediaType(part)
+		if err != nil || (kind != formText && kind != formHTML && kind != formJSON) {
+			continue
+		}
+		weight := 1.0
+		if q, ok := params["q"]; ok {
+			weight, _ = strconv.ParseFloat(q, 64) // a malformed one is 0
+		}
+		if weight > most {
+			form, most = kind, weight
 		}
 	}
-	return "text/plain"
+	return form
+}
+
+// writeTagged answers with a body that has an ETag, so that one who has it
+// already does not get it again.
+func writeTagged(w http.ResponseWriter, r *http.Request, kind string, body []byte) {
+	sum := sha256.Sum256(body)
+	w.Header().Set("Content-Type", kind)
+	w.Header().Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
 }
 
 // inventory answers as the newest official plugin server does: an object by
@@ -109,12 +157,12 @@ func (p *plugins) inventory(w http.ResponseWriter) {
 	}
 	items := map[string]item{}
 	for _, v := range listVersions(now, catalog.Key{}) {
-		if v.State != "Available" || !newer(v.Version, items[v.Name].Version) {
+		if v.State != stateAvailable || !newer(v.Version, items[v.Name].Version) {
 			continue
 		}
 		items[v.Name] = item{v.Version, v.Digest, v.SHA256}
 	}
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", formJSON)
 	w.Header().Set("Cache-Control", "no-cache")
 	_ = json.NewEncoder(w).Encode(items)
 }
@@ -127,21 +175,3 @@ func writeText(w http.ResponseWriter, r *http.Request, text []byte) {
 		_, _ = w.Write(text)
 	}
 }
-
-var page = template.Must(template.New("page").Funcs(template.FuncMap{"mebibytes": func(n int64) string {
-	return fmt.Sprintf("%.2f MiB", float64(n)/(1<<20))
-}}).Parse(`<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Plugins</title>
-<style>
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1a1f2b}
-table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .75rem;border-bottom:1px solid #dde2ea;vertical-align:top}
-td.n{text-align:right;white-space:nowrap}code{font-size:.8rem;word-break:break-all;color:#566}.Pending{color:#a15c00}.Retained{color:#667}
-@media (prefers-color-scheme:dark){body{background:#14181f;color:#dfe5ee}th,td{border-color:#2b3340}code{color:#9ab}}
-</style></head><body><h1>Plugins</h1>
-<table><thead><tr><th>Name</th><th>Version</th><th>State</th><th>Size</th><th>SHA-256 of the module, source</th></tr></thead><tbody>
-{{range .}}<tr><td><a href="/plugins/{{.Name}}/">{{.Name}}</a>{{with .Description}}<br><small>{{.}}</small>{{end}}</td>
-<td>{{if .SHA256}}<a href="{{.Path}}">{{.Version}}</a>{{else}}{{.Version}}{{end}}</td><td class="{{.State}}">{{.State}}</td>
-<td class="n">{{if .Size}}{{mebibytes .Size}}{{end}}</td><td><code>{{.SHA256}}</code><br><small>{{.Source}}</small></td></tr>
-{{else}}<tr><td colspan="5">No plugin is declared.</td></tr>
-{{end}}</tbody></table></body></html>
-`))

@@ -267,7 +267,8 @@ func TestListings(t *testing.T) {
 	}
 	if d := cmp.Diff([]listed{{
 		Name: "a", Version: "1.10.0", State: "Available", Size: 6000, SHA256: two.Entry.SHA256, Digest: "sha256:abc",
-		Description: two.Entry.Description, Path: "/plugins/a/1.10.0/plugin.wasm",
+		MD5: two.Entry.MD5, Description: two.Entry.Description, Path: "/plugins/a/1.10.0/plugin.wasm",
+		Metadata: "/plugins/a/1.10.0/metadata.txt", Content: "/plugins/a/1.10.0/plugin.wasm?sha256=" + two.Entry.SHA256,
 	}}, listing.Plugins); d != "" {
 		t.Error(d)
 	}
