@@ -59,14 +59,9 @@ func (s *session) fetchImage(ctx context.Context) (*image, error) {
 	}
 	im := &image{digest: desc.Digest.String(), subject: desc}
 	if slices.Contains(indexTypes, desc.MediaType) {
-		var index ocispec.Index
-		if err := json.Unmarshal(raw, &index); err != nil {
-			return nil, malformed("index")
-		}
-		im.annotations = index.Annotations
-		chosen, found := choose(index.Manifests)
-		if !found {
-			return nil, failure.New(failure.Upstream, failure.UnsupportedArtifact, nil, "its index names no image: push the plugin for linux/amd64 or without a platform")
+		chosen, err := im.readIndex(raw)
+		if err != nil {
+			return nil, err
 		}
 		if desc, raw, err = s.fetchManifest(ctx, chosen); err != nil {
 			return nil, err
@@ -76,13 +71,31 @@ func (s *session) fetchImage(ctx context.Context) (*image, error) {
 		return nil, failure.New(failure.Upstream, failure.UnsupportedArtifact, nil,
 			"its media type %s is no image manifest: push it as an OCI artifact or a Docker schema 2 image", printable(desc.MediaType))
 	}
+	return im, im.readManifest(raw)
+}
+
+// readIndex takes in an index, and gives the digest of the manifest to read.
+func (im *image) readIndex(raw []byte) (digest string, err error) {
+	var index ocispec.Index
+	if err := json.Unmarshal(raw, &index); err != nil {
+		return "", malformed("index")
+	}
+	im.annotations = index.Annotations
+	chosen, found := choose(index.Manifests)
+	if !found {
+		return "", failure.New(failure.Upstream, failure.UnsupportedArtifact, nil, "its index names no image: push the plugin for linux/amd64 or without a platform")
+	}
+	return chosen, nil
+}
+
+func (im *image) readManifest(raw []byte) error {
 	if err := json.Unmarshal(raw, &im.manifest); err != nil {
-		return nil, malformed("manifest")
+		return malformed("manifest")
 	}
 	if len(im.manifest.Annotations) > 0 {
 		im.annotations = im.manifest.Annotations
 	}
-	return im, nil
+	return nil
 }
 
 func malformed(what string) error {

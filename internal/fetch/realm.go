@@ -18,7 +18,11 @@ const (
 	maxRealms = 16
 )
 
-var realmPattern = regexp.MustCompile(`(?i)\brealm="([^"\\]*)"`)
+var (
+	realmPattern = regexp.MustCompile(`(?i)\brealm[ \t]*=[ \t]*"([^"\\]*)"`)
+	// realmMention is anything that a reader of the header could take for a realm.
+	realmMention = regexp.MustCompile(`(?i)realm[ \t]*=`)
+)
 
 // realms lets the login service of a registry be on another host.
 //
@@ -41,9 +45,12 @@ func (r *realms) rewrite(resp *http.Response) error {
 	if resp.StatusCode != http.StatusUnauthorized || !strings.HasPrefix(strings.ToLower(header), "bearer") {
 		return nil
 	}
-	found := realmPattern.FindStringSubmatch(header)
-	if found == nil {
+	found, mentions := realmPattern.FindStringSubmatch(header), len(realmMention.FindAllString(header, 2))
+	switch {
+	case mentions == 0:
 		return nil
+	case found == nil || mentions > 1:
+		return fmt.Errorf("%w: it is not named once, plainly", errRealm)
 	}
 	realm, err := url.Parse(found[1])
 	if err != nil {
