@@ -4,6 +4,7 @@ package controllers_test
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"testing"
 
@@ -21,7 +22,7 @@ var apiServer *rest.Config
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	ctrl.SetLogger(logr.Discard())
+	ctrl.SetLogger(logr.FromSlogHandler(slog.NewJSONHandler(&operatorLog, nil)))
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		fmt.Fprintln(os.Stderr, `KUBEBUILDER_ASSETS must name the directory of kube-apiserver and etcd: "go run ./hack/cluster env" prints it`)
 		return 1

@@ -19,6 +19,7 @@ import (
 	"github.com/higress-group/plugin-server-operator/api/v1alpha1"
 	"github.com/higress-group/plugin-server-operator/controllers/declared"
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
+	"github.com/higress-group/plugin-server-operator/internal/failure"
 	"github.com/higress-group/plugin-server-operator/internal/fetch"
 	"github.com/higress-group/plugin-server-operator/internal/list"
 	"github.com/higress-group/plugin-server-operator/internal/publish"
@@ -145,7 +146,7 @@ func (l *local) addSource(ctx context.Context, fetcher *fetch.Fetcher, source *v
 			defer func() { <-slots }()
 			a, err := fetcher.Fetch(ctx, fetch.Request{URL: p.URL, Alternatives: p.Alternatives, SHA256: p.SHA256, Access: access})
 			if err != nil {
-				l.logger.Error("a plugin cannot be had", "plugin", p.Key.String(), "source", source.Name, "error", err)
+				l.logger.Error("a plugin cannot be had", "plugin", p.Key.String(), "source", source.Name, "reason", failure.Of(err).Reason, "error", err)
 				return
 			}
 			l.serveAll(p, a)
@@ -186,7 +187,7 @@ func (l *local) fetchLists(
 			err = errors.New("there is no cluster here whose ConfigMaps could be read")
 		}
 		if err != nil {
-			l.logger.Error("a list is left out", "list", name, "source", source.Name, "error", err)
+			l.logger.Error("a list is left out", "list", name, "source", source.Name, "reason", failure.Of(err).Reason, "error", err)
 		}
 	}
 	return lists, images

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -21,14 +22,22 @@ var metadata = map[netip.Addr]bool{
 	netip.MustParseAddr("100.100.100.200"): true, // Alibaba
 	netip.MustParseAddr("168.63.129.16"):   true, // Azure
 	netip.MustParseAddr("192.0.0.192"):     true, // Oracle
+	netip.MustParseAddr("fd00:42::42"):     true, // Scaleway
 }
 
 var (
 	thisNetwork = netip.MustParsePrefix("0.0.0.0/8")     // RFC 1122: Linux takes it for the machine itself
 	broadcast   = netip.MustParseAddr("255.255.255.255") // RFC 919
-	nat64       = netip.MustParsePrefix("64:ff9b::/96")  // RFC 6052: an IPv4 address in its last four bytes
 	sixToFour   = netip.MustParsePrefix("2002::/16")     // RFC 3056: an IPv4 address in bytes 2 to 5
 	siteLocal   = netip.MustParsePrefix("fec0::/10")     // RFC 3879: deprecated, nobody should be there
+	teredo      = netip.MustParsePrefix("2001::/32")     // RFC 4380: leads to the IPv4 address of a host, by way of another one's
+	// Prefixes before an IPv4 address in the last four bytes.
+	embedding = []netip.Prefix{
+		netip.MustParsePrefix("64:ff9b::/96"),    // RFC 6052
+		netip.MustParsePrefix("64:ff9b:1::/48"),  // RFC 8215
+		netip.MustParsePrefix("::ffff:0:0:0/96"), // RFC 2765
+		netip.MustParsePrefix("::/96"),           // RFC 4291, deprecated
+	}
 )
 
 // forbiddenError says that an address must not be talked to.
@@ -60,7 +69,9 @@ func checkAddress(addr netip.Addr, allowLoopback bool) error {
 		why = "a multicast address"
 	case addr.IsUnspecified(), thisNetwork.Contains(addr):
 		why = "no address of a host"
-	case nat64.Contains(addr):
+	case teredo.Contains(addr):
+		why = "a tunnel to an address that cannot be told"
+	case slices.ContainsFunc(embedding, func(p netip.Prefix) bool { return p.Contains(addr) }):
 		b := addr.As16()
 		return checkAddress(netip.AddrFrom4([4]byte(b[12:])), allowLoopback)
 	case sixToFour.Contains(addr):

@@ -39,7 +39,7 @@ func (f *Fetcher) openFile(ctx context.Context, r Request) (*download, error) {
 	if u.Scheme == "http" && r.SHA256 == "" {
 		return nil, failure.New(failure.Spec, failure.InvalidReference, nil, "what comes from http:// needs its sha256, since anybody on the way can change it")
 	}
-	ref := reference.Reference{Registry: u.Host, Repository: strings.TrimPrefix(u.Path, "/")}
+	ref := reference.Reference{Registry: u.Host, Repository: strings.TrimPrefix(u.EscapedPath(), "/")}
 	client, loggedIn, err := f.connect(ctx, ref, r.Access)
 	if err != nil {
 		return nil, err

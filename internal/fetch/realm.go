@@ -46,11 +46,8 @@ func (r *realms) rewrite(resp *http.Response) error {
 		return nil
 	}
 	found, mentions := realmPattern.FindStringSubmatch(header), len(realmMention.FindAllString(header, 2))
-	switch {
-	case mentions == 0:
-		return nil
-	case found == nil || mentions > 1:
-		return fmt.Errorf("%w: it is not named once, plainly", errRealm)
+	if found == nil || mentions > 1 {
+		return errRealm
 	}
 	realm, err := url.Parse(found[1])
 	if err != nil {

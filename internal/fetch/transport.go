@@ -17,7 +17,7 @@ const maxRedirects = 5
 var (
 	errTooManyRedirects = fmt.Errorf("more than %d redirects", maxRedirects)
 	errDowngrade        = errors.New("a redirect from HTTPS to HTTP")
-	errRealm            = errors.New("a login service that is not reached by HTTPS")
+	errRealm            = errors.New("a login service that is not named once and plainly, or not reached by HTTPS")
 	errStalled          = errors.New("no byte came for too long")
 )
 
@@ -96,6 +96,9 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Body = watch(ctx, cancel, resp.Body, t.fetcher.stallTimeout)
+	if to, err := resp.Location(); err == nil {
+		resp.Header.Set("Location", to.String()) // a relative one is relative to the login service's own address
+	}
 	if err := t.realms.rewrite(resp); err != nil {
 		return nil, errors.Join(err, resp.Body.Close())
 	}

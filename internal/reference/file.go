@@ -53,12 +53,14 @@ func parseFile(address string) (*url.URL, error) {
 }
 
 // Shown is a URL as it may be shown to everybody: without a login, and without
-// a query, which may be a signature.
+// a query or a fragment, which may be a signature.
 func Shown(address string) string {
 	if !IsFile(address) {
 		return address
 	}
-	address, _, _ = strings.Cut(address, "?")
+	if i := strings.IndexAny(address, "?#"); i >= 0 {
+		address = address[:i]
+	}
 	scheme, rest, _ := strings.Cut(address, "://")
 	authority, path, _ := strings.Cut(rest, "/")
 	if i := strings.LastIndexByte(authority, '@'); i >= 0 {

@@ -116,6 +116,9 @@ func quote(url string) string {
 		(strings.Contains(url, "@") && !strings.HasPrefix(url, Scheme)) {
 		return "the url"
 	}
+	if i := strings.IndexAny(url, "?#"); i >= 0 { // what follows may be a signature
+		url = url[:i] + "…"
+	}
 	if len(url) > 200 {
 		url = url[:200] + "…"
 	}

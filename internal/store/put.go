@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,6 +23,15 @@ import (
 
 // chunk is how much of a module is read at once, in bytes.
 const chunk = 256 << 10
+
+// workspace is what writing one module takes in memory: some megabytes, which
+// are used again.
+type workspace struct {
+	buffer [chunk]byte
+	zip    *gzip.Writer
+}
+
+var workspaces = sync.Pool{New: func() any { return &workspace{zip: gzip.NewWriter(io.Discard)} }}
 
 // Put stores the module that r gives until io.EOF; any other error of r keeps
 // it out of the store. The module is checked by inspect. expect is the SHA-256
@@ -59,7 +69,7 @@ type writer struct {
 	sha256   hash.Hash
 	md5      hash.Hash
 	check    inspect.Checker
-	zip      *gzip.Writer
+	space    *workspace
 	reserved int64
 	gzipSize int64
 }
@@ -74,7 +84,8 @@ func (s *Store) newWriter() (*writer, error) {
 		return nil, errors.Join(err, module.Close(), os.Remove(module.Name()))
 	}
 	w := &writer{store: s, module: module, gzip: zipped, sha256: sha256.New(), md5: md5.New()} //nolint:gosec // see import
-	w.zip = gzip.NewWriter(gzipFile{w})
+	w.space = workspaces.Get().(*workspace) //nolint:forcetypeassert // nothing else is put there
+	w.space.zip.Reset(gzipFile{w})
 	return w, nil
 }
 
@@ -104,7 +115,7 @@ func (w *writer) reserve(n int) error {
 }
 
 func (w *writer) copy(ctx context.Context, r io.Reader) error {
-	buffer := make([]byte, chunk)
+	buffer := w.space.buffer[:]
 	for {
 		n, readErr := r.Read(buffer)
 		if err := w.write(buffer[:n]); err != nil {
@@ -133,7 +144,7 @@ func (w *writer) write(p []byte) error {
 	if _, err := w.module.Write(p); err != nil {
 		return err
 	}
-	_, err := w.zip.Write(p)
+	_, err := w.space.zip.Write(p)
 	return err
 }
 
@@ -142,7 +153,7 @@ func (w *writer) finish() (Blob, error) {
 	if err := w.check.Close(); err != nil {
 		return Blob{}, err
 	}
-	if err := w.zip.Close(); err != nil {
+	if err := w.space.zip.Close(); err != nil {
 		return Blob{}, explain(err)
 	}
 	info, err := w.module.Stat()
@@ -166,6 +177,8 @@ func (w *writer) discard() error {
 	w.store.mu.Lock()
 	w.store.writing -= w.reserved
 	w.store.mu.Unlock()
+	w.space.zip.Reset(io.Discard) // lets go of the writer
+	workspaces.Put(w.space)
 	err := errors.Join(w.module.Close(), w.gzip.Close())
 	for _, f := range []*os.File{w.module, w.gzip} {
 		if removeErr := os.Remove(f.Name()); !errors.Is(removeErr, os.ErrNotExist) {
