@@ -84,7 +84,7 @@ func (s *Store) newWriter() (*writer, error) {
 		return nil, errors.Join(err, module.Close(), os.Remove(module.Name()))
 	}
 	w := &writer{store: s, module: module, gzip: zipped, sha256: sha256.New(), md5: md5.New()} //nolint:gosec // see import
-	w.space = workspaces.Get().(*workspace) //nolint:forcetypeassert // nothing else is put there
+	w.space = workspaces.Get().(*workspace)                                                    //nolint:forcetypeassert // nothing else is put there
 	w.space.zip.Reset(gzipFile{w})
 	return w, nil
 }
