@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -29,10 +30,11 @@ func FuzzManifest(f *testing.F) {
 		if candidates := im.candidates(); len(candidates) > len(im.manifest.Layers) {
 			t.Errorf("%d of %d layers", len(candidates), len(im.manifest.Layers))
 		}
-		for _, text := range []string{im.description(), im.layerTypes()} {
-			if text != line(text) {
-				t.Errorf("%q is no line for people", text)
-			}
+		if text := im.description(); text != line(text) {
+			t.Errorf("%q is no line for people", text)
+		}
+		if text := im.layerTypes(); len(text) > 300 || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			t.Errorf("%q is nothing for a message", text)
 		}
 		if checkImageLayers(im.manifest.Layers) == nil {
 			for _, l := range im.manifest.Layers {
