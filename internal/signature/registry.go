@@ -12,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/higress-group/plugin-server-operator/internal/failure"
@@ -40,10 +41,20 @@ func (s *search) byTag(ctx context.Context) error {
 	if errors.Is(err, errdef.ErrNotFound) {
 		return errNone
 	}
+	if refuses(err) {
+		s.refused = err
+		return errNone
+	}
 	if err != nil {
 		return s.orNone(err)
 	}
 	return s.trySimple(ctx, layersOf(layers, simpleType))
+}
+
+func refuses(err error) bool {
+	var answer *errcode.ErrorResponse
+	return errors.Is(err, auth.ErrBasicCredentialNotFound) ||
+		errors.As(err, &answer) && (answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden)
 }
 
 // byReferrers looks for signatures that refer to the subject.

@@ -77,6 +77,27 @@ func TestTagFails(t *testing.T) {
 	requireTransport(t, err)
 }
 
+// A registry that hides what is not there behind 401 or 403 may still list a
+// referrer; without one its answer comes as it is.
+func TestTagRefused(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden} {
+		r, key := newRegistry(t, withReferrers()), p256(t)
+		r.front = func(w http.ResponseWriter, req *http.Request) bool {
+			if !strings.HasSuffix(req.URL.Path, ".sig") {
+				return false
+			}
+			w.WriteHeader(status)
+			return true
+		}
+		requireTransport(t, key.verifier().Verify(t.Context(), r.repo(), r.image))
+		r.bundle(r.statement(p256(t)))
+		requireTransport(t, key.verifier().Verify(t.Context(), r.repo(), r.image))
+		r.bundle(r.statement(key))
+		requireError(t, key.verifier().Verify(t.Context(), r.repo(), r.image), "", "")
+	}
+}
+
 func TestRegistryLies(t *testing.T) {
 	t.Parallel()
 	key := p256(t)

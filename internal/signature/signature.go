@@ -72,6 +72,9 @@ func (v *Verifier) Verify(ctx context.Context, repo Repository, subject ocispec.
 			return err
 		}
 	}
+	if s.refused != nil {
+		return s.refused
+	}
 	return s.failure()
 }
 
@@ -89,6 +92,7 @@ type search struct {
 	signed   []byte   // the subject's bytes, once they were needed
 	looked   int      // signatures that were looked at
 	problems []string // why they do not count
+	refused  error    // 401 or 403 for the tag: some registries hide what is not there
 }
 
 // first tries one signature after the other. check has to give nil only for a verified one.
