@@ -4,6 +4,7 @@ package controllers_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -100,7 +101,7 @@ func (w *world) start() *operator {
 		w.t.Fatal(err)
 	}
 	err = controllers.Setup(mgr, w.settings, controllers.Parts{
-		Queue: queue, Catalogs: artifacts, Artifact: content.Artifact, State: w.replicas.state, Known: known, Wakes: o.wakes,
+		Queue: queue, Catalogs: artifacts, Artifact: content.Artifact, State: w.replicas.state, Probe: w.replicas.probe, Known: known, Wakes: o.wakes,
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -125,10 +126,21 @@ func (w *world) start() *operator {
 	return o
 }
 
-// quiet fails if the operator changes anything within a time. What is under way
-// when it is called counts too: call it when all is settled.
+// quiet waits until the operator comes to rest, and then fails if it changes
+// anything within a time.
 func (w *world) quiet(o *operator, within time.Duration, meanwhile func()) {
 	w.t.Helper()
+	w.eventually("the operator comes to rest", func(ctx context.Context) error {
+		before := len(o.calls.list())
+		select {
+		case <-ctx.Done():
+		case <-time.After(2 * time.Second): // longer than the pause between two writes of one object
+		}
+		if made := o.calls.list()[before:]; len(made) > 0 {
+			return fmt.Errorf("%q", made)
+		}
+		return nil
+	})
 	before := len(o.calls.list())
 	for end := time.After(within); ; {
 		select {

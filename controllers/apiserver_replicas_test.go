@@ -31,6 +31,8 @@ type replicas struct {
 	moved   chan struct{}
 	modules map[string][]byte      // by SHA-256: what any pod got
 	states  map[string]serve.State // by pod
+	image   map[catalog.Key]bool   // what pods serve that run somebody's image
+	probes  int
 }
 
 func newReplicas(w *world) *replicas {
@@ -46,14 +48,36 @@ func (r *replicas) follow(base string) {
 }
 
 // state is what the operator learns of a pod.
-func (r *replicas) state(_ context.Context, pod *corev1.Pod) (serve.State, error) {
+func (r *replicas) state(_ context.Context, object *corev1.Pod) (serve.State, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	state, found := r.states[pod.Name]
+	state, found := r.states[object.Name]
 	if !found {
 		return state, errors.New("no answer")
 	}
 	return state, nil
+}
+
+// probe is what the operator learns of a pod that runs somebody's image.
+func (r *replicas) probe(_ context.Context, _ *corev1.Pod, key catalog.Key) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.probes++
+	return r.image[key], nil
+}
+
+// probed is how often pods were asked.
+func (r *replicas) probed() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.probes
+}
+
+// serveImage lets the pods of somebody's image serve one more plugin.
+func (r *replicas) serveImage(key catalog.Key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.image[key] = true
 }
 
 // has says whether a pod got a module.
@@ -71,12 +95,19 @@ func (r *replicas) rollOut(server client.Object) {
 	r.w.eventually("there is Deployment "+server.GetName(), func(ctx context.Context) error {
 		return r.w.admin.Get(ctx, client.ObjectKeyFromObject(server), deployment)
 	})
-	for i := range *deployment.Spec.Replicas {
+	r.startPods(server, "pod", *deployment.Spec.Replicas, deployment.Spec.Template)
+	r.available(deployment)
+}
+
+// startPods makes the pods of a server.
+func (r *replicas) startPods(server client.Object, suffix string, n int32, template corev1.PodTemplateSpec) {
+	r.w.t.Helper()
+	for i := range n {
 		pod := &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{
-				Namespace: server.GetNamespace(), Name: fmt.Sprintf("%s-%d", server.GetName(), i), Labels: deployment.Spec.Template.Labels,
+				Namespace: server.GetNamespace(), Name: fmt.Sprintf("%s-%s-%d", server.GetName(), suffix, i), Labels: template.Labels,
 			},
-			Spec: deployment.Spec.Template.Spec,
+			Spec: template.Spec,
 		}
 		r.w.create(pod)
 		pod.Status = corev1.PodStatus{
@@ -88,7 +119,6 @@ func (r *replicas) rollOut(server client.Object) {
 		}
 		r.run(server.GetNamespace()+"/"+server.GetName(), pod.Name)
 	}
-	r.available(deployment)
 }
 
 // available sets the status of a Deployment whose pods are all there.

@@ -8,6 +8,7 @@
 //	pluginsource_controller ◄───────────────────────────────────────┘ writes status.plugins: digest, sha256
 //	      │ wakes
 //	pluginserver_controller: declared.Entries ─► catalog.Next ─► ConfigMap ─► handout ─► pods
+//	      siblings ◄─► pods: what the operator cannot hand out, by the Service NAME-peers (desired.Peers)
 //
 // What points to it, from a server to Higress:
 //
@@ -19,7 +20,7 @@
 // Each reconcile reads as observe → desired → apply → status:
 //
 //	pluginsource_{controller,access,lists,published,gateway,status,report}.go
-//	pluginserver_{controller,observe,integrate,finalize,status}.go
+//	pluginserver_{controller,observe,workload,image,integrate,finalize,status}.go
 //	declared     what sources declare, lists, official plugins and aliases included,
 //	             and which source decides (pure: what a list declared stands in the status)
 //	configmaps.go modules that stand in ConfigMaps, for the fetcher

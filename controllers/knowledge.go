@@ -31,6 +31,33 @@ type Knowledge struct {
 	mu      sync.Mutex
 	servers map[types.NamespacedName]*serverKnowledge
 	writes  map[types.UID]*rate.Limiter
+	// images are the plugins that pods were asked for which run somebody's image, by
+	// the pods' UIDs, and whether they serve them.
+	images map[types.UID]map[catalog.Key]bool
+}
+
+// maxImages is how many pods are remembered.
+const maxImages = 1000
+
+// probes gives what a pod was asked for.
+func (k *Knowledge) probes(pod types.UID) map[catalog.Key]bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	known := maps.Clone(k.images[pod])
+	if known == nil {
+		known = map[catalog.Key]bool{}
+	}
+	return known
+}
+
+// probed remembers what a pod answered.
+func (k *Knowledge) probed(pod types.UID, known map[catalog.Key]bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.images == nil || len(k.images) > maxImages { // pods come and go
+		k.images = map[types.UID]map[catalog.Key]bool{}
+	}
+	k.images[pod] = known
 }
 
 type serverKnowledge struct {

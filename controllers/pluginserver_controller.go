@@ -12,6 +12,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
+	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -63,7 +64,8 @@ type Catalogs interface {
 // +kubebuilder:rbac:groups=plugins.higress.io,namespace=higress-system,roleName=plugin-server-operator-servers,resources=pluginservers/status,verbs=patch
 // +kubebuilder:rbac:groups=plugins.higress.io,namespace=higress-system,roleName=plugin-server-operator-servers,resources=pluginservers/finalizers,verbs=update
 // +kubebuilder:rbac:groups="",namespace=higress-system,roleName=plugin-server-operator-servers,resources=configmaps;services;serviceaccounts,verbs=get;list;watch;create;patch
-// +kubebuilder:rbac:groups=apps,namespace=higress-system,roleName=plugin-server-operator-servers,resources=deployments,verbs=get;list;watch;create;patch
+// +kubebuilder:rbac:groups=apps,namespace=higress-system,roleName=plugin-server-operator-servers,resources=deployments;statefulsets,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups="",namespace=higress-system,roleName=plugin-server-operator-servers,resources=persistentvolumeclaims,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups=policy,namespace=higress-system,roleName=plugin-server-operator-servers,resources=poddisruptionbudgets,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups=networking.k8s.io,namespace=higress-system,roleName=plugin-server-operator-servers,resources=networkpolicies,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups="",namespace=higress-system,roleName=plugin-server-operator-servers,resources=pods,verbs=get;list;watch
@@ -81,6 +83,8 @@ type PluginServerReconciler struct {
 	Artifact func(digest, member string) (store.Artifact, bool)
 	// State asks a pod what it serves.
 	State func(ctx context.Context, pod *corev1.Pod) (serve.State, error)
+	// Probe asks a pod that runs somebody's image whether it serves a plugin.
+	Probe func(ctx context.Context, pod *corev1.Pod, key catalog.Key) (bool, error)
 	Known *Knowledge
 	// WakeSource wakes a source (namespace/name) whose plugins are served otherwise than before.
 	WakeSource func(source string)
@@ -95,6 +99,8 @@ func (r *PluginServerReconciler) SetupWithManager(manager ctrl.Manager) error {
 		Named("pluginserver").
 		For(&v1alpha1.PluginServer{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Owns(&appsv1.Deployment{}).
+		Owns(&appsv1.StatefulSet{}).
+		Owns(&corev1.PersistentVolumeClaim{}).
 		Owns(&corev1.ConfigMap{}).
 		Owns(&corev1.Service{}).
 		Owns(&corev1.ServiceAccount{}).
@@ -135,6 +141,7 @@ func (r *PluginServerReconciler) Reconcile(ctx context.Context, request reconcil
 		if err := r.observePods(ctx, &observed); err != nil {
 			return reconcile.Result{}, err
 		}
+		r.retire(ctx, &observed)
 		if err := r.integrate(ctx, &observed); err != nil {
 			return reconcile.Result{}, err
 		}
@@ -154,6 +161,9 @@ func (r *PluginServerReconciler) Reconcile(ctx context.Context, request reconcil
 // publish computes the next catalog. Where the last revision is too young it
 // keeps the one that is there, and says when to come back.
 func (r *PluginServerReconciler) publish(o *observedServer) time.Duration {
+	if runsImage(o.server) {
+		return 0 // it brings its own plugins
+	}
 	key := client.ObjectKeyFromObject(o.server)
 	previous := r.Known.newest(key, o.server.UID, o.written)
 	retention := defaultRetention
@@ -191,7 +201,7 @@ func (r *PluginServerReconciler) publish(o *observedServer) time.Duration {
 // apply writes the server's objects. The catalog is handed to the pods only
 // after its durable copy is written.
 func (r *PluginServerReconciler) apply(ctx context.Context, o *observedServer) {
-	if o.encoded == nil {
+	if o.encoded == nil && !runsImage(o.server) {
 		return
 	}
 	objects := desired.Objects(desired.Parameters{
@@ -199,16 +209,17 @@ func (r *PluginServerReconciler) apply(ctx context.Context, o *observedServer) {
 		Image: r.Settings.Image, ImagePullSecrets: r.Settings.ImagePullSecrets,
 		ArtifactURL: r.Settings.ArtifactURL, OperatorNamespace: r.Settings.Namespace,
 	})
-	for i, object := range objects {
+	for _, object := range objects {
+		_, isCatalog := object.(*corev1ac.ConfigMapApplyConfiguration)
 		changed, err := r.Applier.Apply(ctx, o.server, object)
 		if err != nil {
 			o.applyErrs = append(o.applyErrs, err)
-			if i == 0 {
+			if isCatalog {
 				return // without a catalog of our own nothing else is worth having
 			}
 			continue
 		}
-		if i == 0 {
+		if isCatalog {
 			key := client.ObjectKeyFromObject(o.server)
 			r.Known.wrote(key, o.server.UID, o.catalog)
 			r.Catalogs.SetCatalog(key.String(), o.encoded, o.catalog.Revision())

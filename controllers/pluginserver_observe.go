@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -52,9 +51,10 @@ type observedServer struct {
 	held       bool
 	applyErrs  []error
 
-	deployment *appsv1.Deployment
-	pods       []podState
-	served     map[catalog.Key]string
+	workload *workload       // nil where it is not there yet
+	obsolete []client.Object // workloads that another storage had
+	pods     []podState
+	served   map[catalog.Key]string
 
 	console, controller integration.Outcome
 }
@@ -95,11 +95,8 @@ func (r *PluginServerReconciler) observe(ctx context.Context, server *v1alpha1.P
 // them for long.
 func (r *PluginServerReconciler) observePods(ctx context.Context, o *observedServer) error {
 	key := client.ObjectKeyFromObject(o.server)
-	var deployment appsv1.Deployment
-	if err := r.Client.Get(ctx, key, &deployment); client.IgnoreNotFound(err) != nil {
+	if err := r.observeWorkloads(ctx, o); err != nil {
 		return err
-	} else if err == nil {
-		o.deployment = &deployment
 	}
 	var pods corev1.PodList
 	err := r.Client.List(ctx, &pods, client.InNamespace(key.Namespace), client.MatchingLabels(desired.Selector(key.Name)))
@@ -107,6 +104,10 @@ func (r *PluginServerReconciler) observePods(ctx context.Context, o *observedSer
 		return err
 	}
 	ready := slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool { return !isReady(&p) })
+	if runsImage(o.server) {
+		r.observeImage(ctx, o, ready)
+		return nil
+	}
 	o.pods = make([]podState, len(ready))
 	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
 	defer cancel()
@@ -136,7 +137,10 @@ func (o *observedServer) lookAgain(now time.Time) time.Duration {
 			next = max(expiry.Sub(now), time.Second)
 		}
 	}
-	if o.encoded != nil && len(o.pods) > 0 && !o.consistent() {
+	if (o.encoded != nil || runsImage(o.server)) && len(o.pods) > 0 && !o.consistent() {
+		next = sooner(next, lookSoon)
+	}
+	if len(o.obsolete) > 0 {
 		next = sooner(next, lookSoon)
 	}
 	if len(o.applyErrs) > 0 || !settled(o.console) || !settled(o.controller) {
@@ -155,10 +159,11 @@ func settled(outcome integration.Outcome) bool {
 	return true
 }
 
-// consistent says whether every ready pod serves the newest catalog.
+// consistent says whether every ready pod serves the newest catalog, or, of
+// somebody's image, answers at all.
 func (o *observedServer) consistent() bool {
 	return !slices.ContainsFunc(o.pods, func(p podState) bool {
-		return p.err != nil || p.state.Revision != o.catalog.Revision()
+		return p.err != nil || o.catalog != nil && p.state.Revision != o.catalog.Revision()
 	})
 }
 

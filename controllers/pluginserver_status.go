@@ -21,9 +21,10 @@ func serverStatus(o *observedServer) v1alpha1.PluginServerStatus {
 	status.URL = desired.URL(o.server)
 	status.Selector = labels.Set(desired.Selector(o.server.Name)).String()
 	status.Replicas, status.ReadyReplicas = 0, 0
-	if o.deployment != nil {
-		status.Replicas, status.ReadyReplicas = o.deployment.Status.Replicas, o.deployment.Status.ReadyReplicas
+	if o.workload != nil {
+		status.Replicas, status.ReadyReplicas = o.workload.replicas, o.workload.ready
 	}
+	status.Storage = storageStatus(o)
 	status.Catalog, status.ServedRevision = v1alpha1.CatalogStatus{}, ""
 	if o.catalog != nil {
 		status.Catalog = catalogStatus(o)
@@ -72,6 +73,8 @@ func catalogCondition(o *observedServer, status v1alpha1.PluginServerStatus) met
 		c.Reason, c.Message = v1alpha1.ReasonNotOwned, notOwned.Error()
 	case others != nil:
 		c.Reason, c.Message = v1alpha1.ReasonApplyFailed, others.Error()
+	case runsImage(o.server):
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonSucceeded, "the image brings its own plugins"
 	default:
 		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonSucceeded
 		c.Message = fmt.Sprintf("%s available, %d pending, %d retained", count(int(status.Catalog.Plugins)), status.Catalog.Pending, status.Catalog.Retained)
@@ -85,26 +88,26 @@ func availableCondition(o *observedServer) metav1.Condition {
 		c.Reason, c.Message = v1alpha1.ReasonNotOwned, notOwned.Error()
 		return c
 	}
-	if o.deployment == nil {
-		c.Reason, c.Message = v1alpha1.ReasonProgressing, "the Deployment is not there yet"
+	w := o.workload
+	if w == nil {
+		c.Reason, c.Message = v1alpha1.ReasonProgressing, "what runs the pods is not there yet"
 		return c
 	}
-	want := int32(1)
-	if o.deployment.Spec.Replicas != nil {
-		want = *o.deployment.Spec.Replicas
+	c.Message = fmt.Sprintf("%d of %d replicas are available", w.available, w.want)
+	if w.scaledBy != "" {
+		c.Message += fmt.Sprintf(" (their number is set by %s, so spec.replicas does not count)", w.scaledBy)
 	}
-	d := o.deployment.Status
-	c.Message = fmt.Sprintf("%d of %d replicas are available", d.AvailableReplicas, want)
 	switch {
-	case want == 0:
+	case w.want == 0:
 		c.Reason, c.Message = v1alpha1.ReasonScaledToZero, "replicas is 0: nothing is served"
-	case d.ObservedGeneration < o.deployment.Generation || d.UpdatedReplicas < want || d.Replicas > d.UpdatedReplicas:
-		c.Reason = v1alpha1.ReasonProgressing
-		if d.AvailableReplicas >= want { // a rollout that loses nobody
-			c.Status = metav1.ConditionTrue
+	case w.available < w.want:
+		if w.observed < w.object.GetGeneration() || w.updated < w.want || w.replicas > w.updated {
+			c.Reason = v1alpha1.ReasonProgressing
 		}
-	case d.AvailableReplicas >= want:
+	case w.whole():
 		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonSucceeded
+	default: // a rollout that loses nobody
+		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonProgressing
 	}
 	return c
 }
@@ -116,23 +119,34 @@ func consistentCondition(o *observedServer) metav1.Condition {
 		switch {
 		case pod.err != nil:
 			silent++
-		case o.catalog != nil && pod.state.Revision == o.catalog.Revision():
+		case runsImage(o.server), o.catalog != nil && pod.state.Revision == o.catalog.Revision():
 			newest++
 		}
 	}
 	c.Message = fmt.Sprintf("%d of %d ready replicas serve the newest catalog", newest, len(o.pods))
+	if runsImage(o.server) {
+		c.Message = fmt.Sprintf("%d of %d ready replicas answer", newest, len(o.pods))
+	}
 	switch {
 	case len(o.pods) == 0:
 		c.Reason = v1alpha1.ReasonReplicasUnavailable
 	case silent > 0:
 		c.Reason = v1alpha1.ReasonReplicasSilent
-		c.Message += fmt.Sprintf("; %d do not answer on port %d: check that the operator may reach the pods (NetworkPolicy)", silent, desired.OpsPort)
+		c.Message += fmt.Sprintf("; %d do not answer on port %d: check that the operator may reach the pods (NetworkPolicy)", silent, askedPort(o.server))
 	case newest < len(o.pods):
 		c.Reason = v1alpha1.ReasonReplicasCatchingUp
 	default:
 		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonSucceeded
 	}
 	return c
+}
+
+// askedPort is where the operator asks the pods.
+func askedPort(server *v1alpha1.PluginServer) int {
+	if runsImage(server) {
+		return desired.HTTPPort
+	}
+	return desired.OpsPort
 }
 
 func integrationCondition(kind string, outcome integration.Outcome) metav1.Condition {
@@ -198,6 +212,9 @@ func summarizeServer(
 	if ready.Status == metav1.ConditionTrue {
 		ready.Reason = v1alpha1.ReasonSucceeded
 		ready.Message = fmt.Sprintf("%s served at %s", count(int(status.Catalog.Plugins)), status.URL)
+		if runsImage(o.server) {
+			ready.Message = fmt.Sprintf("the plugins of the image are served at %s", status.URL)
+		}
 		if status.Catalog.Pending > 0 {
 			ready.Message += fmt.Sprintf(", %d pending", status.Catalog.Pending)
 		}

@@ -22,11 +22,7 @@ import (
 func healthy(changes ...func(*observedServer)) *observedServer {
 	o := serverOf("1.0.0")
 	o.server.Generation = 3
-	replicas := int32(2)
-	o.deployment = &appsv1.Deployment{
-		Spec:   appsv1.DeploymentSpec{Replicas: &replicas},
-		Status: appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, ReadyReplicas: 2, AvailableReplicas: 2},
-	}
+	o.workload = &workload{object: &appsv1.Deployment{}, want: 2, replicas: 2, updated: 2, ready: 2, available: 2}
 	newest := serve.State{Revision: o.catalog.Revision()}
 	o.pods = []podState{{name: "p", state: newest}, {name: "q", state: newest}}
 	o.console = integration.Outcome{Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonConfigured, Message: "set", Held: true}
@@ -53,8 +49,8 @@ func wellConditions(others map[string]string) map[string]string {
 	return conditions
 }
 
-func deploymentStatus(change func(*appsv1.DeploymentStatus)) func(*observedServer) {
-	return func(o *observedServer) { change(&o.deployment.Status) }
+func workloadIs(change func(*workload)) func(*observedServer) {
+	return func(o *observedServer) { change(o.workload) }
 }
 
 func TestServerStatus(t *testing.T) {
@@ -71,15 +67,15 @@ func TestServerStatus(t *testing.T) {
 		says     string
 	}{
 		"all is well": {healthy(), nil, "Ready", "1 plugin served at http://s.n.svc"},
-		"no Deployment yet": {healthy(func(o *observedServer) { o.deployment, o.pods = nil, nil }),
+		"no Deployment yet": {healthy(func(o *observedServer) { o.workload, o.pods = nil, nil }),
 			map[string]string{"Ready": "False Progressing", "Available": "False Progressing", "ReplicasConsistent": "False ReplicasUnavailable", "Reconciling": "True Progressing"}, "Ready", "not there yet"},
-		"one pod is down": {healthy(deploymentStatus(func(d *appsv1.DeploymentStatus) { d.AvailableReplicas, d.ReadyReplicas = 1, 1 })),
+		"one pod is down": {healthy(workloadIs(func(w *workload) { w.available, w.ready = 1, 1 })),
 			map[string]string{"Ready": "False ReplicasUnavailable", "Available": "False ReplicasUnavailable", "Reconciling": "True ReplicasUnavailable"}, "Ready", "1 of 2 replicas"},
-		"a rollout that loses nobody": {healthy(deploymentStatus(func(d *appsv1.DeploymentStatus) { d.Replicas, d.UpdatedReplicas = 3, 1 })),
+		"a rollout that loses nobody": {healthy(workloadIs(func(w *workload) { w.replicas, w.updated = 3, 1 })),
 			map[string]string{"Available": "True Progressing", "Reconciling": "True Progressing"}, "Reconciling", "2 of 2 replicas"},
-		"a rollout that was not begun": {healthy(func(o *observedServer) { o.deployment.Generation = 2 }, deploymentStatus(func(d *appsv1.DeploymentStatus) { d.ObservedGeneration = 1 })),
+		"a rollout that was not begun": {healthy(workloadIs(func(w *workload) { w.object.SetGeneration(2); w.observed = 1 })),
 			map[string]string{"Available": "True Progressing", "Reconciling": "True Progressing"}, "Reconciling", ""},
-		"scaled to zero": {healthy(func(o *observedServer) { *o.deployment.Spec.Replicas = 0; o.pods = nil }, deploymentStatus(func(d *appsv1.DeploymentStatus) { *d = appsv1.DeploymentStatus{} })),
+		"scaled to zero": {healthy(func(o *observedServer) { o.workload, o.pods = &workload{object: o.workload.object}, nil }),
 			map[string]string{"Ready": "False ScaledToZero", "Available": "False ScaledToZero", "ReplicasConsistent": "False ReplicasUnavailable"}, "Ready", "replicas is 0"},
 		"a pod is behind": {healthy(func(o *observedServer) { o.pods[1].state.Revision = "old" }),
 			map[string]string{"ReplicasConsistent": "False ReplicasCatchingUp", "Reconciling": "True ReplicasCatchingUp"}, "ReplicasConsistent", "1 of 2 ready replicas"},
@@ -139,11 +135,14 @@ func outcome(reason string) func(*observedServer) {
 func TestServerStatusNumbers(t *testing.T) {
 	t.Parallel()
 	o := healthy()
+	o.pods[0].state.Used, o.pods[0].state.Budget = 5, 9
+	o.pods[1].state.Used, o.pods[1].state.Budget = 7, 9
 	revision := o.catalog.Revision()
 	status := serverStatus(o)
 	want := v1alpha1.PluginServerStatus{
 		ObservedGeneration: 3, Conditions: status.Conditions, Replicas: 2, ReadyReplicas: 2, Selector: "app=s,higress=s",
 		URL: "http://s.n.svc", Catalog: v1alpha1.CatalogStatus{Revision: revision, Plugins: 1}, ServedRevision: revision,
+		Storage: v1alpha1.StorageStatus{UsedBytes: 7, BudgetBytes: 9, Durability: durability(v1alpha1.Storage{})},
 	}
 	if diff := cmp.Diff(want, status); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)

@@ -304,6 +304,9 @@ func onlyEditsHelp(o observedSource, plugins []v1alpha1.PluginStatus) bool {
 
 // selectSources gives the sources that a server selects.
 func selectSources(server *v1alpha1.PluginServer, sources []v1alpha1.PluginSource) ([]v1alpha1.PluginSource, error) {
+	if runsImage(server) {
+		return nil, nil
+	}
 	if server.Spec.SourceSelector == nil {
 		return sources, nil
 	}

@@ -33,6 +33,7 @@ import (
 	"github.com/higress-group/plugin-server-operator/controllers/apply"
 	"github.com/higress-group/plugin-server-operator/controllers/desired"
 	"github.com/higress-group/plugin-server-operator/controllers/integration"
+	"github.com/higress-group/plugin-server-operator/internal/catalog"
 	"github.com/higress-group/plugin-server-operator/internal/fetch"
 	"github.com/higress-group/plugin-server-operator/internal/serve"
 	"github.com/higress-group/plugin-server-operator/internal/store"
@@ -67,6 +68,8 @@ func CacheOptions(namespaces []string, settings Settings, resync time.Duration) 
 		DefaultNamespaces: watched,
 		ByObject: map[client.Object]cache.ByObject{
 			&appsv1.Deployment{}:            {Namespaces: deployments},
+			&appsv1.StatefulSet{}:           ours,
+			&corev1.PersistentVolumeClaim{}: ours,
 			&corev1.ConfigMap{}:             ours,
 			&corev1.Service{}:               ours,
 			&corev1.ServiceAccount{}:        ours,
@@ -85,6 +88,8 @@ type Parts struct {
 	Rewrite  func(fetch.Request) fetch.Request
 	// State asks a pod what it serves; by default over HTTP on the ops port.
 	State func(ctx context.Context, pod *corev1.Pod) (serve.State, error)
+	// Probe asks a pod that runs somebody's image whether it serves a plugin; by default over HTTP.
+	Probe func(ctx context.Context, pod *corev1.Pod, key catalog.Key) (bool, error)
 	Known *Knowledge
 	Wakes *Wakes
 }
@@ -129,6 +134,9 @@ func Setup(manager ctrl.Manager, settings Settings, parts Parts) error {
 	if parts.State == nil {
 		parts.State = httpState(&http.Client{})
 	}
+	if parts.Probe == nil {
+		parts.Probe = httpProbe(&http.Client{})
+	}
 	integrator := &integration.Integrator{Client: manager.GetClient(), Live: manager.GetAPIReader(), Clock: clock.RealClock{}}
 	sources := &PluginSourceReconciler{
 		Client: manager.GetClient(), Live: manager.GetAPIReader(),
@@ -138,7 +146,7 @@ func Setup(manager ctrl.Manager, settings Settings, parts Parts) error {
 	servers := &PluginServerReconciler{
 		Client: manager.GetClient(), Recorder: manager.GetEventRecorder(desired.FieldManager), Clock: clock.RealClock{},
 		Settings: settings, Applier: &apply.Applier{Client: manager.GetClient(), Live: manager.GetAPIReader()},
-		Integrator: integrator, Catalogs: parts.Catalogs, Artifact: parts.Artifact, State: parts.State,
+		Integrator: integrator, Catalogs: parts.Catalogs, Artifact: parts.Artifact, State: parts.State, Probe: parts.Probe,
 		Known: parts.Known, WakeSource: parts.Wakes.Source, Wake: parts.Wakes.servers,
 	}
 	release := &ReleaseReconciler{Client: manager.GetClient(), Integrator: integrator, Settings: settings}

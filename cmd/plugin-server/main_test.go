@@ -292,6 +292,7 @@ func TestUsage(t *testing.T) {
 		"version":                  {[]string{"version"}, 0, "dev"},
 		"sync without an operator": {[]string{"sync"}, 1, "http://HOST:PORT is expected"},
 		"sync without a server":    {[]string{"sync", "--operator-url=http://h:1"}, 1, "NAMESPACE/NAME is expected"},
+		"sync with wrong peers":    {[]string{"sync", "--operator-url=http://h:1", "--server=a/b", "--peers=host"}, 1, "HOST:PORT is expected"},
 		"local without files":      {[]string{"local"}, 1, "needs PluginSource files"},
 		"local without the file":   {[]string{"local", "/nonexistent.yaml"}, 1, "no such file"},
 		"a port that is taken":     {[]string{"serve", "--listen=256.0.0.1:1"}, 1, "256.0.0.1"},

@@ -25,7 +25,9 @@ func syncVolume(ctx context.Context, args []string, logger *slog.Logger) error {
 	f.StringVar(&options.CatalogFile, "catalog", "", "the catalog's file, as mounted from its ConfigMap")
 	url := f.String("operator-url", "", "where the operator hands out modules and catalogs")
 	server := f.String("server", "", "namespace/name of the PluginServer")
+	peers := f.String("peers", "", "HOST:PORT that names all pods of the server, which have modules when the operator is away; empty: nobody else is asked")
 	f.DurationVar(&options.ReadyTimeout, "ready-timeout", follow.DefaultReadyTimeout, "how long an empty volume waits for all modules")
+	f.Int64Var(&options.RereadRate, "reread-rate", follow.DefaultRereadRate, "how much of the volume is read again to find damage, in bytes a second; -1 is nothing")
 	memory := f.Int64("memory-limit", syncMemory, "what this process may use, in bytes")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -35,6 +37,12 @@ func syncVolume(ctx context.Context, args []string, logger *slog.Logger) error {
 		return fmt.Errorf("--operator-url and --server: %w", err)
 	}
 	defer operator.Close()
+	if *peers != "" {
+		if options.Siblings, err = follow.NewSiblings(*peers); err != nil {
+			return fmt.Errorf("--peers: %w", err)
+		}
+		defer options.Siblings.Close()
+	}
 	if err := supervise.Yield(*memory); err != nil {
 		logger.Warn("sync is not limited as it should be", "error", err)
 	}

@@ -4,6 +4,7 @@
 package apply
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -67,9 +68,10 @@ func (a *Applier) Apply(ctx context.Context, owner client.Object, config runtime
 	case apierrors.IsNotFound(err): // made below
 	case err != nil:
 		return false, err
-	case !metav1.IsControlledBy(current, owner):
+	case !metav1.IsControlledBy(current, owner) && !isClaimOf(current, owner):
 		return false, notOwned(a.Client, current)
 	default:
+		leaveReplicas(config, current)
 		owned, err := extract()
 		if err != nil {
 			return false, fmt.Errorf("read the managed fields of %T %s: %w", current, key, err)
@@ -84,6 +86,42 @@ func (a *Applier) Apply(ctx context.Context, owner client.Object, config runtime
 		return false, fmt.Errorf("apply %T %s: %w", current, key, err)
 	}
 	return true, nil
+}
+
+// ScaledBy gives the field manager that says how many replicas there are, where
+// that is not us: an autoscaler, or a person.
+func ScaledBy(object client.Object) string {
+	for _, entry := range object.GetManagedFields() {
+		ofSpec := entry.Subresource == "" || entry.Subresource == "scale"
+		if entry.Manager != desired.FieldManager && ofSpec && entry.FieldsV1 != nil && bytes.Contains(entry.FieldsV1.GetRawBytes(), []byte(`"f:replicas":{}`)) {
+			return entry.Manager
+		}
+	}
+	return ""
+}
+
+// leaveReplicas takes the number of replicas out of a configuration where
+// somebody else says it.
+func leaveReplicas(config runtime.ApplyConfiguration, current client.Object) {
+	if ScaledBy(current) == "" {
+		return
+	}
+	switch c := config.(type) {
+	case *appsv1ac.DeploymentApplyConfiguration:
+		c.Spec.Replicas = nil
+	case *appsv1ac.StatefulSetApplyConfiguration:
+		c.Spec.Replicas = nil
+	}
+}
+
+// isClaimOf says whether an object is a claim that was kept for a server of this name.
+func isClaimOf(object, owner client.Object) bool {
+	_, claim := object.(*corev1.PersistentVolumeClaim)
+	labels := object.GetLabels()
+	for key, value := range desired.Members(owner.GetName()) {
+		claim = claim && labels[key] == value
+	}
+	return claim && metav1.GetControllerOf(object) == nil
 }
 
 func notOwned(c client.Client, object client.Object) error {
@@ -104,6 +142,12 @@ func typeOf(config runtime.ApplyConfiguration) (client.Object, func() (any, erro
 	case *appsv1ac.DeploymentApplyConfiguration:
 		o := &appsv1.Deployment{}
 		return o, func() (any, error) { return appsv1ac.ExtractDeployment(o, desired.FieldManager) }, nil
+	case *appsv1ac.StatefulSetApplyConfiguration:
+		o := &appsv1.StatefulSet{}
+		return o, func() (any, error) { return appsv1ac.ExtractStatefulSet(o, desired.FieldManager) }, nil
+	case *corev1ac.PersistentVolumeClaimApplyConfiguration:
+		o := &corev1.PersistentVolumeClaim{}
+		return o, func() (any, error) { return corev1ac.ExtractPersistentVolumeClaim(o, desired.FieldManager) }, nil
 	case *corev1ac.ConfigMapApplyConfiguration:
 		o := &corev1.ConfigMap{}
 		return o, func() (any, error) { return corev1ac.ExtractConfigMap(o, desired.FieldManager) }, nil

@@ -14,12 +14,15 @@ const (
 	// ManagedByLabel marks everything the operator owns.
 	ManagedByLabel = "app.kubernetes.io/managed-by"
 	// ManagedBy is the value of ManagedByLabel.
-	ManagedBy = "plugin-server-operator"
+	ManagedBy     = "plugin-server-operator"
+	instanceLabel = "app.kubernetes.io/instance"
 	// Finalizer holds a PluginServer while other people's objects point to it.
 	Finalizer = "plugins.higress.io/release"
 
 	// ContainerName is the name of the serving container.
 	ContainerName = "plugin-server"
+	// WriterContainerName is the name of the container that fills a shared volume.
+	WriterContainerName = "writer"
 	// CatalogKey is the key of the catalog in its ConfigMap.
 	CatalogKey = "catalog.json.gz"
 
@@ -33,9 +36,20 @@ const (
 	ArtifactPort = 8082
 )
 
-// CatalogName is the name of the ConfigMap with the catalog of a server. Every
-// other object has the server's own name.
+// CatalogName is the name of the ConfigMap with the catalog of a server. Other
+// objects have the server's own name, but where a function here says otherwise.
 func CatalogName(server string) string { return server + "-catalog" }
+
+// WriterName is the name of the Deployment that fills a shared volume.
+func WriterName(server string) string { return server + "-writer" }
+
+// ClaimName is the name of the claim of a shared volume.
+func ClaimName(server *v1alpha1.PluginServer) string {
+	if existing := server.Spec.Storage.ExistingClaim; existing != "" {
+		return existing
+	}
+	return server.Name + "-plugins"
+}
 
 // Selector gives the labels that select the pods of a server. They are the
 // ones that the plugin server's published manifests have, and must never change:
@@ -52,12 +66,17 @@ func Pods(server string) map[string]string {
 	return labels
 }
 
+// Members selects all pods of a server, that which fills a shared volume too.
+func Members(server string) map[string]string {
+	return map[string]string{ManagedByLabel: ManagedBy, instanceLabel: server}
+}
+
 // Labels gives the labels of every object of a server.
 func Labels(server string) map[string]string {
 	labels := Selector(server)
 	labels[ManagedByLabel] = ManagedBy
 	labels["app.kubernetes.io/name"] = "plugin-server"
-	labels["app.kubernetes.io/instance"] = server
+	labels[instanceLabel] = server
 	labels["app.kubernetes.io/part-of"] = "higress"
 	return labels
 }

@@ -32,9 +32,12 @@ type Parameters struct {
 // Objects gives all objects of a server in the order in which they are
 // applied: what pods need comes before the pods.
 func Objects(p Parameters) []runtime.ApplyConfiguration {
-	return []runtime.ApplyConfiguration{
-		ConfigMap(p), ServiceAccount(p), NetworkPolicy(p), Service(p), PodDisruptionBudget(p), Deployment(p),
+	common := []runtime.ApplyConfiguration{ServiceAccount(p), NetworkPolicy(p), Service(p), PodDisruptionBudget(p)}
+	if p.Server.Spec.Server.Type == v1alpha1.ServerImage {
+		return append(common, Deployment(p))
 	}
+	own := append([]runtime.ApplyConfiguration{ConfigMap(p)}, common...)
+	return append(append(own, Peers(p)), workload(p)...)
 }
 
 // ConfigMap holds the catalog.
@@ -93,7 +96,7 @@ func NetworkPolicy(p Parameters) *networkingv1ac.NetworkPolicyApplyConfiguration
 		WithLabels(Labels(p.Server.Name)).
 		WithOwnerReferences(owner(p.Server)).
 		WithSpec(networkingv1ac.NetworkPolicySpec().
-			WithPodSelector(metav1ac.LabelSelector().WithMatchLabels(Pods(p.Server.Name))).
+			WithPodSelector(metav1ac.LabelSelector().WithMatchLabels(Members(p.Server.Name))).
 			WithPolicyTypes(networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress).
 			WithIngress(
 				networkingv1ac.NetworkPolicyIngressRule().WithPorts(tcp(HTTPPort)),

@@ -111,6 +111,7 @@ type setting struct {
 	readyTimeout time.Duration
 	operator     *operator // nil: only the file
 	origins      []follow.Origin
+	siblings     *follow.Siblings
 }
 
 func follows(t *testing.T, s setting) *pod {
@@ -124,7 +125,7 @@ func follows(t *testing.T, s setting) *pod {
 		t.Fatal(err)
 	}
 	o := follow.Options{
-		Volume: p.volume, CatalogFile: p.file, ReadyTimeout: s.readyTimeout, Origins: s.origins,
+		Volume: p.volume, CatalogFile: p.file, ReadyTimeout: s.readyTimeout, Origins: s.origins, Siblings: s.siblings,
 		Logger: slog.New(slog.DiscardHandler),
 	}
 	closing := func() {}
@@ -142,6 +143,9 @@ func follows(t *testing.T, s setting) *pod {
 		cancel()
 		running.Wait()
 		closing()
+		if s.siblings != nil {
+			s.siblings.Close()
+		}
 		if err := p.volume.Close(); err != nil {
 			t.Error(err)
 		}

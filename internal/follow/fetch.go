@@ -18,6 +18,12 @@ const (
 	laterPause = 3 * time.Second
 	// fullPause is the pause after a module did not fit.
 	fullPause = 20 * time.Second
+	// laterPatience is how long the operator's word is taken that a module is on its
+	// way, before siblings are asked for it: they usually wait for the same.
+	laterPatience = 15 * time.Second
+	// siblingPause is the longest pause before siblings are asked for a module
+	// again: nothing new comes to them while the operator is away.
+	siblingPause = 30 * time.Second
 )
 
 // Origin is a place that has modules.
@@ -46,12 +52,31 @@ type module struct {
 	due      time.Time
 	err      error
 	cancel   context.CancelFunc
+
+	asked         time.Time // for the first time
+	siblingsAsked int       // times
+	siblingsDue   time.Time // not asked before
+}
+
+// lose has the module fetched as if for the first time.
+func (m *module) lose() {
+	m.there, m.attempts, m.due = false, 0, time.Time{}
+	m.asked, m.siblingsAsked, m.siblingsDue = time.Time{}, 0, time.Time{}
+}
+
+// attempt is what an attempt to fetch a module may do.
+type attempt struct {
+	sha256   string
+	size     int64
+	patient  bool // where it is on its way, nobody else is asked
+	siblings bool // siblings may be asked
 }
 
 // arrival is the end of an attempt to fetch a module.
 type arrival struct {
-	module *module
-	err    error
+	module   *module
+	siblings bool // were asked, too
+	err      error
 }
 
 // plan lists the modules of the target: those of entries first, in order, then
@@ -119,23 +144,28 @@ func (f *Follower) fetch(ctx context.Context) {
 		}
 		fetching, cancel := context.WithCancel(ctx)
 		m.running, m.cancel = true, cancel
+		if m.asked.IsZero() {
+			m.asked = now
+		}
+		try := attempt{m.sha256, m.size, now.Sub(m.asked) < laterPatience, !now.Before(m.siblingsDue)}
 		f.running++
 		f.workers.Go(func() {
 			defer cancel()
-			f.arrived <- arrival{m, f.fetchOne(fetching, m.sha256, m.size)}
+			siblings, err := f.fetchOne(fetching, try)
+			f.arrived <- arrival{m, siblings, err}
 		})
 	}
 }
 
-// fetchOne asks the origins in turn. If none has the module, it is lost as soon
-// as one says so; else the first failure counts. A full volume ends it at once.
-func (f *Follower) fetchOne(ctx context.Context, sha256 string, size int64) error {
+// fetchOne asks the origins in turn, and then siblings. If none has the module,
+// it is lost as soon as an origin says so; else the first failure counts. A full
+// volume ends it at once.
+func (f *Follower) fetchOne(ctx context.Context, try attempt) (siblings bool, err error) {
 	var failed error
 	for _, origin := range f.options.Origins {
-		err := f.fetchFrom(ctx, origin, sha256, size)
-		var full *publish.FullError
-		if err == nil || errors.As(err, &full) {
-			return err
+		err := f.fetchFrom(ctx, origin, try.sha256, try.size)
+		if err == nil || isFull(err) {
+			return false, err
 		}
 		if failed == nil || errors.Is(err, ErrLost) {
 			failed = err
@@ -144,7 +174,24 @@ func (f *Follower) fetchOne(ctx context.Context, sha256 string, size int64) erro
 	if failed == nil {
 		failed = errors.New("there is nobody to ask for modules")
 	}
-	return failed
+	if !try.siblings || (try.patient && errors.Is(failed, ErrLater)) {
+		return false, failed
+	}
+	for _, sibling := range f.options.Siblings.some(ctx) {
+		err := f.fetchFrom(ctx, sibling, try.sha256, try.size)
+		if err == nil || isFull(err) {
+			return true, err
+		}
+		if errors.Is(err, publish.ErrDamaged) {
+			f.logger.Warn("a sibling has a damaged module; it is not taken", "sibling", sibling.address.String(), "error", err)
+		}
+	}
+	return true, failed
+}
+
+func isFull(err error) bool {
+	var full *publish.FullError
+	return errors.As(err, &full)
 }
 
 func (f *Follower) fetchFrom(ctx context.Context, origin Origin, sha256 string, size int64) error {
@@ -166,12 +213,15 @@ func (f *Follower) settle(a arrival) {
 	f.running--
 	m := a.module
 	m.running = false
-	var full *publish.FullError
+	if a.siblings {
+		m.siblingsAsked++
+		m.siblingsDue = time.Now().Add(backoff(m.siblingsAsked, time.Second, siblingPause))
+	}
 	switch {
 	case a.err == nil:
 		m.there, m.lost, m.err = true, false, nil
 		f.dirty = true
-	case errors.As(a.err, &full):
+	case isFull(a.err):
 		m.err, m.attempts = a.err, m.attempts+1
 		m.due = time.Now().Add(jittered(fullPause))
 	case errors.Is(a.err, ErrLater):

@@ -1,16 +1,19 @@
 // Package follow keeps a volume up with the newest catalog of its server: it
 // learns of catalogs from a file and from the operator, fetches the modules that
-// the volume lacks, and publishes.
+// the volume lacks, from the operator or else from siblings, and publishes. It
+// looks for damage on the volume all the time, and mends it in the same way.
 //
 // What it may never do is to make what is served worse. The first generation of
 // an empty volume waits for its modules, within bounds; every later one is published
 // at once, serves the older module where the new one has not arrived, and is
-// published again as modules arrive.
+// published again as modules arrive. What is damaged on the volume is the exception: it
+// is served no longer, until it is there again.
 package follow
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -23,8 +26,7 @@ const (
 	// publishEvery is the shortest time between two generations: modules that
 	// arrive meanwhile are published together.
 	publishEvery = 200 * time.Millisecond
-	// tidyEvery is how often what is no longer needed is removed, and what should
-	// be there is looked at again.
+	// tidyEvery is how often what is no longer needed is removed.
 	tidyEvery = 30 * time.Second
 	// DefaultReadyTimeout bounds the wait for the first generation.
 	DefaultReadyTimeout = 2 * time.Minute
@@ -45,11 +47,16 @@ type Options struct {
 	Operator *Operator
 	// Origins are asked for modules, in this order.
 	Origins []Origin
+	// Siblings are asked for what no origin has. Nil: there are none.
+	Siblings *Siblings
 	// ReadyTimeout is how long the first generation of an empty volume waits for
 	// its modules, from the first catalog on. Default: two minutes.
 	ReadyTimeout time.Duration
 	// Parallel is the number of modules fetched at once. Default: 8.
 	Parallel int
+	// RereadRate is how much of the volume is read again to find damage, in bytes a
+	// second. Default: 256 KiB; a negative one reads nothing again.
+	RereadRate int64
 	// Logger is told what happens. Default: slog.Default().
 	Logger *slog.Logger
 }
@@ -62,6 +69,9 @@ type Follower struct {
 
 	offers  chan offer
 	arrived chan arrival
+	damages chan publish.Damage
+	looks   time.Duration // examineEvery, except in tests
+	rereads time.Duration // rereadEvery, except in tests
 	workers sync.WaitGroup
 
 	// What follows belongs to the goroutine of Run.
@@ -71,10 +81,11 @@ type Follower struct {
 	current   *publish.Generation
 	wanted    []*module // of target, in the order in which they are fetched
 	running   int
-	firstSeen time.Time // of the first catalog
-	dirty     bool      // there is something to publish
-	published time.Time // last attempt
-	failures  int       // of publishing, in a row
+	firstSeen time.Time       // of the first catalog
+	dirty     bool            // there is something to publish
+	published time.Time       // last attempt
+	failures  int             // of publishing, in a row
+	damaged   map[string]bool // modules by SHA-256 and other files by path, until they are mended
 	problems  problems
 	position  position
 }
@@ -95,11 +106,17 @@ func New(o Options) *Follower {
 	if o.Parallel == 0 {
 		o.Parallel = defaultParallel
 	}
+	if o.RereadRate == 0 {
+		o.RereadRate = DefaultRereadRate
+	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	f := &Follower{options: o, logger: o.Logger, offers: make(chan offer), arrived: make(chan arrival, o.Parallel)}
-	f.problems = problems{volume: o.Volume, logger: o.Logger, written: "unknown", of: map[string]string{}}
+	f := &Follower{
+		options: o, logger: o.Logger, damaged: map[string]bool{}, looks: examineEvery, rereads: rereadEvery,
+		offers: make(chan offer), arrived: make(chan arrival, o.Parallel), damages: make(chan publish.Damage),
+	}
+	f.problems = newProblems(o.Volume, o.Logger)
 	f.position.moved = make(chan struct{})
 	return f
 }
@@ -117,6 +134,14 @@ func (f *Follower) Run(ctx context.Context) {
 	if f.options.Operator != nil {
 		f.workers.Go(func() { f.poll(ctx) })
 	}
+	f.workers.Go(func() { f.guard(ctx, f.looks, f.options.Volume.Examine) })
+	if rate := f.options.RereadRate; rate > 0 {
+		f.workers.Go(func() {
+			f.guard(ctx, f.rereads, func(ctx context.Context, found func(publish.Damage)) error {
+				return f.options.Volume.Reread(ctx, rate, found)
+			})
+		})
+	}
 	tidy := time.NewTicker(tidyEvery)
 	defer tidy.Stop()
 	timer := time.NewTimer(0)
@@ -133,6 +158,8 @@ func (f *Follower) Run(ctx context.Context) {
 			f.consider(o)
 		case a := <-f.arrived:
 			f.settle(a)
+		case d := <-f.damages:
+			f.repair(d)
 		case <-tidy.C:
 			f.tidy()
 		case <-timer.C:
@@ -212,6 +239,7 @@ func (f *Follower) publishIfDue(ctx context.Context) {
 		}
 		f.current = g
 		f.position.set("", g.Revision)
+		f.mended()
 	}
 }
 
@@ -251,7 +279,7 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // tidy removes what is no longer needed and looks whether everything is there
-// that should be.
+// that should be, whether it is served or not.
 func (f *Follower) tidy() {
 	keep := map[string]bool{}
 	for _, m := range f.wanted {
@@ -262,8 +290,7 @@ func (f *Follower) tidy() {
 	}
 	for _, m := range f.wanted {
 		if m.there && !f.options.Volume.Has(m.sha256, m.size) {
-			f.logger.Error("a module has vanished from the volume or is damaged; it is fetched again", "sha256", m.sha256)
-			m.there, f.dirty = false, true
+			f.repair(publish.Damage{Path: m.sha256, SHA256: m.sha256, Err: fmt.Errorf("%w: it is gone", publish.ErrDamaged)})
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -166,5 +168,78 @@ func TestOtherWriter(t *testing.T) {
 	}
 	if _, err := publish.LoadCurrent(dir); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestWhoIsAsked: siblings last, and not while the operator says that a module
+// is on its way, unless it has said so for long.
+func TestWhoIsAsked(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		says              error
+		patient, siblings bool
+		want              bool
+	}{
+		"unreachable":          {errors.New("refused"), true, true, true},
+		"lost":                 {ErrLost, true, true, true},
+		"on its way":           {ErrLater, true, true, false},
+		"on its way, for long": {ErrLater, false, true, true},
+		"asked a moment ago":   {ErrLost, false, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := New(Options{
+				Volume: publishtest.Open(t, t.TempDir(), 0), Origins: []Origin{refusing{tt.says}}, Siblings: SiblingsAt(),
+				Logger: slog.New(slog.DiscardHandler),
+			})
+			asked, err := f.fetchOne(t.Context(), attempt{strings.Repeat("0", 64), 1, tt.patient, tt.siblings})
+			if asked != tt.want || !errors.Is(err, tt.says) {
+				t.Errorf("siblings asked: %v; %v", asked, err)
+			}
+		})
+	}
+}
+
+type refusing struct{ err error }
+
+func (r refusing) Open(context.Context, string) (io.ReadCloser, error) { return nil, r.err }
+
+// TestSomeSiblings: a few, in any order, without those that did not answer.
+func TestSomeSiblings(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := SiblingsAt("10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1", "[fd00::4]:1", "10.0.0.5:1")
+		first := map[string]bool{}
+		for range 200 {
+			some := s.some(t.Context())
+			if len(some) != mostSiblings {
+				t.Fatalf("%d siblings", len(some))
+			}
+			first[some[0].address.String()] = true
+		}
+		if len(first) != 5 {
+			t.Errorf("always the same: %v", first)
+		}
+		for _, deaf := range s.found[:3] {
+			s.ignore(deaf)
+		}
+		if some := s.some(t.Context()); len(some) != 2 || slices.Contains(s.found[:3], some[0].address) {
+			t.Errorf("asks the deaf: %v", some)
+		}
+		time.Sleep(deafFor + time.Second)
+		if some := s.some(t.Context()); len(some) != mostSiblings {
+			t.Errorf("%d siblings later", len(some))
+		}
+	})
+}
+
+// TestOneselfIsLeftOut: the name has this pod's address too.
+func TestOneselfIsLeftOut(t *testing.T) {
+	t.Parallel()
+	if found, err := lookup(t.Context(), "127.0.0.1", 8080); err != nil || len(found) != 0 {
+		t.Errorf("%v %v", found, err)
+	}
+	if found, err := lookup(t.Context(), "192.0.2.1", 8080); err != nil || len(found) != 1 || found[0].String() != "192.0.2.1:8080" {
+		t.Errorf("%v %v", found, err)
 	}
 }

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
@@ -17,18 +17,15 @@ import (
 const (
 	// pollTimeout is how long a poll may take: the operator holds it for 50 s.
 	pollTimeout = 75 * time.Second
-	// stallTimeout is how long nothing may arrive of a module's body.
-	stallTimeout = 30 * time.Second
-	// headerTimeout is how long a module's answer may take to begin.
-	headerTimeout = 30 * time.Second
+	// headerTimeout is how long a module's answer may take to begin: the operator
+	// holds none.
+	headerTimeout = 10 * time.Second
+	// silence is how long an operator that did not answer is not asked for modules.
+	silence = 10 * time.Second
 )
 
-// keepAlive notices within 11 s that the operator's pod went away without a word,
-// as it does with its node: a poll would wait for it for ever.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}
-
-// errStalled says that a body stopped arriving.
-var errStalled = fmt.Errorf("nothing arrived for %s", stallTimeout)
+// errSilent says that the operator was not asked.
+var errSilent = errors.New("the operator did not answer a moment ago")
 
 // Operator is the operator as its pods see it: it tells of catalogs and has
 // modules.
@@ -37,6 +34,8 @@ type Operator struct {
 	server string // namespace/name
 	pod    string
 	client *http.Client
+
+	silentUntil atomic.Int64 // in nanoseconds; no modules are asked for before
 }
 
 // NewOperator gives the operator at http://HOST:PORT. server is this pod's
@@ -51,90 +50,23 @@ func NewOperator(address, server, pod string) (*Operator, error) {
 	if !ok || namespace == "" || name == "" || strings.ContainsAny(name, "/?#") {
 		return nil, fmt.Errorf("%q is not a PluginServer: NAMESPACE/NAME is expected", server)
 	}
-	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAliveConfig: keepAlive, Control: giveUpUnacknowledged}
-	return &Operator{
-		url: u.Scheme + "://" + u.Host, server: server, pod: pod,
-		client: &http.Client{
-			// Straight, without a proxy: it is in the same cluster. The gzip is wanted
-			// as it is.
-			Transport: &http.Transport{
-				DialContext: dialer.DialContext, DisableCompression: true, MaxIdleConnsPerHost: defaultParallel + 1,
-				IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 10 * time.Second,
-			},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-	}, nil
+	return &Operator{url: u.Scheme + "://" + u.Host, server: server, pod: pod, client: newClient(5 * time.Second)}, nil
 }
 
 // Close closes the connections that nobody uses.
 func (o *Operator) Close() { o.client.CloseIdleConnections() }
 
-// Open is Origin's.
+// Open is Origin's. An operator that did not answer in time is not asked again
+// for some seconds: each module would wait as long before somebody else is asked.
 func (o *Operator) Open(ctx context.Context, sha256 string) (io.ReadCloser, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	stalled := time.AfterFunc(headerTimeout, func() { cancel(errStalled) })
-	response, err := o.get(ctx, "/blobs/sha256/"+sha256, "")
-	if err == nil {
-		err = blobError(response)
-		if err != nil {
-			response.Body.Close()
-		}
+	if time.Now().UnixNano() < o.silentUntil.Load() {
+		return nil, errSilent
 	}
-	if err != nil {
-		stalled.Stop()
-		err = fmt.Errorf("module %s from %s: %w", sha256, o.url, cause(ctx, err))
-		cancel(nil)
-		return nil, err
+	body, err := openBlob(ctx, o.client, o.url, sha256, headerTimeout, nil)
+	if timedOut(err) {
+		o.silentUntil.Store(time.Now().Add(silence).UnixNano())
 	}
-	stalled.Reset(stallTimeout)
-	return &body{ctx: ctx, cancel: cancel, stalled: stalled, body: response.Body}, nil
-}
-
-func blobError(r *http.Response) error {
-	switch {
-	case r.StatusCode == http.StatusGone:
-		return ErrLost
-	case r.StatusCode == http.StatusServiceUnavailable:
-		return ErrLater
-	case r.StatusCode != http.StatusOK:
-		return errors.New(r.Status)
-	case r.Header.Get("Content-Encoding") != "gzip":
-		return errors.New("the answer is no gzip")
-	}
-	return nil
-}
-
-// body is the body of a module. It ends with an error when it stops arriving.
-type body struct {
-	ctx     context.Context
-	cancel  context.CancelCauseFunc
-	stalled *time.Timer
-	body    io.ReadCloser
-}
-
-func (b *body) Read(p []byte) (int, error) {
-	n, err := b.body.Read(p)
-	if n > 0 {
-		b.stalled.Reset(stallTimeout)
-	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = cause(b.ctx, err)
-	}
-	return n, err
-}
-
-func (b *body) Close() error {
-	b.stalled.Stop()
-	b.cancel(nil)
-	return b.body.Close()
-}
-
-// cause tells why a request was ended, if it was ended by us.
-func cause(ctx context.Context, err error) error {
-	if why := context.Cause(ctx); why != nil {
-		return why
-	}
-	return err
+	return body, err
 }
 
 // news is an answer to a poll. catalog is nil when there is nothing new, or
@@ -187,9 +119,5 @@ func (o *Operator) get(ctx context.Context, path, known string) (*http.Response,
 		request.Header.Set("If-None-Match", known)
 	}
 	response, err := o.client.Do(request)
-	var wrapped *url.Error
-	if errors.As(err, &wrapped) { // the address is named by the caller
-		err = wrapped.Err
-	}
-	return response, err
+	return response, withoutAddress(err)
 }

@@ -19,7 +19,16 @@ type problems struct {
 	volume  *publish.Volume
 	logger  *slog.Logger
 	of      map[string]string
-	written string
+	damaged int64 // files so far, over all lives of sync
+	written *publish.Status
+}
+
+func newProblems(volume *publish.Volume, logger *slog.Logger) problems {
+	before, err := volume.Status()
+	if err != nil {
+		logger.Warn("the status on the volume cannot be read; it is written anew", "error", err)
+	}
+	return problems{volume: volume, logger: logger, of: map[string]string{}, damaged: before.Damaged}
 }
 
 func (p *problems) set(about, sentence string) {
@@ -38,16 +47,21 @@ func (p *problems) write() {
 	for _, about := range slices.Sorted(maps.Keys(p.of)) {
 		all.add("%s", p.of[about])
 	}
-	if all.String() == p.written {
+	used, budget := p.volume.Usage()
+	now := publish.Status{Error: all.String(), Damaged: p.damaged, Used: mebibytes(used), Budget: mebibytes(budget)}
+	if p.written != nil && *p.written == now {
 		return
 	}
-	if err := p.volume.SetStatus(publish.Status{Error: all.String()}); err != nil {
+	if err := p.volume.SetStatus(now); err != nil {
 		// On a full disk it is tried again with the next event.
 		p.logger.Error("cannot write the status down", "error", err)
 		return
 	}
-	p.written = all.String()
+	p.written = &now
 }
+
+// mebibytes rounds up, so that small changes make no news.
+func mebibytes(n int64) int64 { return (n + 1<<20 - 1) >> 20 << 20 }
 
 // sentences joins what there is to say.
 type sentences []string

@@ -52,13 +52,24 @@ type budget struct {
 	reserved int64 // by what is being written
 }
 
+// allowed is what the volume may hold, in bytes; 0 where there is no limit.
+func (b *budget) allowed() int64 { return b.limit - min(b.limit/10, maxHeadroom) }
+
+// Usage is what the volume holds and what it may hold, in bytes; the latter is 0
+// where there is no limit.
+func (v *Volume) Usage() (used, allowed int64) {
+	v.budget.mu.Lock()
+	defer v.budget.mu.Unlock()
+	return v.budget.used, v.budget.allowed()
+}
+
 // reserve takes n bytes, or gives a *FullError. What is reserved must be
 // settled.
 func (b *budget) reserve(n int64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.limit > 0 {
-		if free := b.limit - min(b.limit/10, maxHeadroom) - b.used - b.reserved; n > free {
+		if free := b.allowed() - b.used - b.reserved; n > free {
 			return &FullError{Needed: n, Free: max(free, 0), Limit: b.limit}
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -53,18 +52,18 @@ func (b *build) known(e catalog.Entry) bool {
 }
 
 func (b *build) run(ctx context.Context) (err error) {
-	if b.folder, err = os.MkdirTemp(b.volume.tmp, "gen-"); err != nil {
+	if b.folder, err = b.volume.disk.mkdirTemp(b.volume.tmp, "gen-"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(b.folder) // nothing is there any more once it is renamed
+	defer func() { _ = b.volume.disk.removeAll(b.folder) }() // nothing is there any more once it is renamed
 	if err := b.fill(ctx); err != nil {
 		return err
 	}
 	id := b.generation.Revision + "-" + strings.ToLower(rand.Text()[:8])
-	if err := os.Rename(b.folder, generationPath(b.volume.dir, id)); err != nil {
+	if err := b.volume.disk.rename(b.folder, generationPath(b.volume.dir, id)); err != nil {
 		return err
 	}
-	if err := syncPath(filepath.Join(b.volume.dir, generationsDir)); err != nil {
+	if err := b.volume.disk.sync(filepath.Join(b.volume.dir, generationsDir)); err != nil {
 		return err
 	}
 	if err := b.volume.swap(b.oldID, id); err != nil {
@@ -85,7 +84,7 @@ func (b *build) fill(ctx context.Context) error {
 	}
 	plugins := filepath.Join(b.folder, linkName)
 	if err := errors.Join(
-		os.Chmod(b.folder, 0o755),
+		b.volume.disk.chmod(b.folder, 0o755),
 		b.write(filepath.Join(b.folder, catalogFile), encoded),
 		b.write(filepath.Join(b.folder, servedFile), otherwise),
 		b.mkdir(plugins),
@@ -109,7 +108,7 @@ func (b *build) fill(ctx context.Context) error {
 		}
 	}
 	b.unsynced = append(b.unsynced, b.folder)
-	return syncAll(b.unsynced)
+	return b.syncAll()
 }
 
 // add puts one entry into the generation.
@@ -119,8 +118,8 @@ func (b *build) add(e catalog.Entry, folder string) error {
 		return err
 	}
 	return errors.Join(
-		link(blob, filepath.Join(folder, moduleFile)),
-		link(blob+gzipSuffix, filepath.Join(folder, gzipFile)),
+		b.link(blob, filepath.Join(folder, moduleFile)),
+		b.link(blob+gzipSuffix, filepath.Join(folder, gzipFile)),
 		b.addMetadata(e, filepath.Join(folder, metadataFile)),
 	)
 }
@@ -128,7 +127,7 @@ func (b *build) add(e catalog.Entry, folder string) error {
 func (b *build) addMetadata(e catalog.Entry, path string) error {
 	if b.known(e) {
 		old := filepath.Join(generationPath(b.volume.dir, b.oldID), linkName, e.Name, e.Version, metadataFile)
-		if err := os.Link(old, path); err == nil {
+		if err := b.volume.disk.link(old, path); err == nil {
 			return nil
 		}
 	}
@@ -137,23 +136,23 @@ func (b *build) addMetadata(e catalog.Entry, path string) error {
 
 func (b *build) mkdir(path string) error {
 	b.unsynced = append(b.unsynced, path)
-	return os.Mkdir(path, 0o755)
+	return b.volume.disk.mkdir(path)
 }
 
 // write writes a new read-only file.
 func (b *build) write(path string, content []byte) error {
 	b.unsynced = append(b.unsynced, path)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fs.FileMode(0o444))
+	f, err := b.volume.disk.create(path)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(content)
-	return errors.Join(err, f.Chmod(0o444), f.Close())
+	return errors.Join(err, f.readOnly(), f.Close())
 }
 
-// syncAll makes files and folders durable, many at once: the file system then
+// syncAll makes the files and folders durable, many at once: the file system then
 // does them together, ten times as fast as one after the other.
-func syncAll(paths []string) error {
+func (b *build) syncAll() error {
 	var (
 		syncing sync.WaitGroup
 		mu      sync.Mutex
@@ -161,8 +160,8 @@ func syncAll(paths []string) error {
 	)
 	for worker := range syncers {
 		syncing.Go(func() {
-			for i := worker; i < len(paths); i += syncers {
-				if err := syncPath(paths[i]); err != nil {
+			for i := worker; i < len(b.unsynced); i += syncers {
+				if err := b.volume.disk.sync(b.unsynced[i]); err != nil {
 					mu.Lock()
 					failed = err
 					mu.Unlock()
@@ -177,19 +176,20 @@ func syncAll(paths []string) error {
 
 // link makes a hard link, or a symbolic one where a module has as many names
 // as the file system allows (ext4: 65,000).
-func link(blob, path string) error {
-	err := os.Link(blob, path)
+func (b *build) link(blob, path string) error {
+	disk := b.volume.disk
+	err := disk.link(blob, path)
 	// Where another writer puts the same module into its place at this moment,
 	// the file that was looked up has lost its name before it gets a second one.
 	for range 10 {
 		if !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
-		err = os.Link(blob, path)
+		err = disk.link(blob, path)
 	}
 	if !errors.Is(err, syscall.EMLINK) {
 		return err
 	}
 	// Five up from .gen/<id>/plugins/<name>/<version>.
-	return os.Symlink(filepath.Join("..", "..", "..", "..", "..", blobsDir, filepath.Base(blob)), path)
+	return disk.symlink(filepath.Join("..", "..", "..", "..", "..", blobsDir, filepath.Base(blob)), path)
 }

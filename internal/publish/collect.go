@@ -51,12 +51,12 @@ func (v *Volume) collectGenerations(now time.Time) (removed bool, err error) {
 		}
 		// Out of sight in one step: a reader never sees half a generation.
 		away := filepath.Join(v.tmp, "away-"+f.Name())
-		if err := os.Rename(generationPath(v.dir, f.Name()), away); err != nil {
+		if err := v.disk.rename(generationPath(v.dir, f.Name()), away); err != nil {
 			return removed, err
 		}
 		removed = true
 		delete(v.named, f.Name())
-		if err := os.RemoveAll(away); err != nil {
+		if err := v.disk.removeAll(away); err != nil {
 			return removed, err
 		}
 	}
@@ -79,9 +79,10 @@ func (v *Volume) collectBlobs(now time.Time, keep func(string) bool) (removed bo
 		if kept[sha256] || now.Sub(f.ModTime()) < KeepSuperseded || (keep != nil && keep(sha256)) {
 			continue
 		}
-		if err := os.Remove(blobPath(v.dir, f.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := v.disk.remove(blobPath(v.dir, f.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return removed, err
 		}
+		v.known.forget(f.Name())
 		removed = true
 	}
 	return removed, nil

@@ -3,8 +3,6 @@ package publish_test
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,25 +11,23 @@ import (
 	"github.com/higress-group/plugin-server-operator/internal/publish/publishtest"
 )
 
+// smallSize and smallInodes are what a small file system has: a little more
+// than a writer leaves free.
+const smallSize, smallInodes = 24 << 20, 600
+
 // TestFullDisk runs out of space for real where the test may mount a small file
-// system, and otherwise by the limit of the file size that a process may write.
+// system, and otherwise by the volume's limit.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
-	limit := int64(24 << 20)
-	if err := mountSmall(t, dir, 24<<20); err == nil {
+	limit := int64(smallSize)
+	if mountSmall(t, dir) {
 		limit = 0
-	} else {
-		t.Logf("no file system of its own (%v): with the volume's limit", err)
 	}
 	v := publishtest.Open(t, dir, limit)
 	m := publishtest.New("a", "1", 1<<20, 1)
 	publishtest.Put(t, v, m)
 	before := publishtest.Publish(t, v, publishtest.Catalog(1, m))
-	if limit == 0 { // past the budget's own look at the free space
-		if err := os.WriteFile(filepath.Join(dir, "ballast"), make([]byte, 5<<20), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
 	var full *publish.FullError
 	large := publishtest.New("b", "1", 20<<20, 2)
 	err := v.PutGzip(t.Context(), large.Entry.SHA256, large.Entry.Size, strings.NewReader(string(large.Gzip)))
@@ -45,14 +41,38 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-func mountSmall(t *testing.T, dir string, bytes int) error {
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", bytes)); err != nil {
-		return err
+// mountSmall mounts a small file system, where the test may.
+func mountSmall(t *testing.T, dir string) bool {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, limits(smallSize, smallInodes)); err != nil {
+		t.Logf("no file system of its own: %v", err)
+		return false
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})
-	return nil
+	return true
+}
+
+func limits(size, inodes uint64) string { return fmt.Sprintf("size=%d,nr_inodes=%d", size, inodes) }
+
+// fill takes all space and all inodes that are left on a small file system. What
+// is none is full only by what is said.
+func fill(dir string) error {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err != nil || fs.Files != smallInodes {
+		return errors.Join(err, syscall.ENOSPC)
+	}
+	used := (fs.Blocks - fs.Bfree) * uint64(fs.Bsize)
+	return syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, limits(used, fs.Files-fs.Ffree))
+}
+
+// empty gives back what fill took.
+func empty(dir string) error {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err != nil || fs.Type != 0x01021994 { // TMPFS_MAGIC
+		return err
+	}
+	return syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, limits(smallSize, smallInodes))
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
 )
@@ -68,7 +67,7 @@ func (v *Volume) publish(ctx context.Context, c *catalog.Catalog) (*Generation, 
 		return old, nil
 	}
 	b := &build{volume: v, generation: next, served: s, oldID: id, old: map[catalog.Key]catalog.Entry{}}
-	if old != nil {
+	if old != nil && old.ID != v.suspect { // nothing is taken over from damaged files
 		for _, e := range old.Entries {
 			b.old[e.Key()] = e
 		}
@@ -108,11 +107,16 @@ func (v *Volume) plan(c *catalog.Catalog, old *Generation) served {
 	return s
 }
 
+// same says whether two generations serve the same.
+func (g *Generation) same(other *Generation) bool {
+	return g.Revision == other.Revision && g.Catalog.Sequence == other.Catalog.Sequence &&
+		slices.Equal(g.Missing, other.Missing) && slices.Equal(g.Entries, other.Entries)
+}
+
 // equal says whether a generation serves the same as another one, and has all
 // its files.
 func (v *Volume) equal(old, next *Generation) bool {
-	if old.Revision != next.Revision || old.Catalog.Sequence != next.Catalog.Sequence ||
-		!slices.Equal(old.Missing, next.Missing) || !slices.Equal(old.Entries, next.Entries) {
+	if old.ID == v.suspect || !old.same(next) {
 		return false
 	}
 	_, err := os.Stat(filepath.Join(generationPath(v.dir, old.ID), linkName))
@@ -125,20 +129,19 @@ func (v *Volume) swap(old, id string) error {
 	if old != "" {
 		// Its ten minutes begin now. Before the swap: a crash between the two must not
 		// leave a superseded generation that looks old already.
-		now := time.Now()
-		if err := os.Chtimes(generationPath(v.dir, old), now, now); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := v.disk.touch(generationPath(v.dir, old)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
 	link := filepath.Join(v.tmp, linkName)
-	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := v.disk.remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if err := os.Symlink(filepath.Join(generationsDir, id, linkName), link); err != nil {
+	if err := v.disk.symlink(filepath.Join(generationsDir, id, linkName), link); err != nil {
 		return err
 	}
-	if err := os.Rename(link, filepath.Join(v.dir, linkName)); err != nil {
+	if err := v.disk.rename(link, filepath.Join(v.dir, linkName)); err != nil {
 		return fmt.Errorf("cannot switch to the new generation: %w", err)
 	}
-	return syncPath(v.dir)
+	return v.disk.sync(v.dir)
 }

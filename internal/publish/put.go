@@ -1,16 +1,10 @@
 package publish
 
 import (
-	"bufio"
-	"compress/gzip"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
@@ -50,80 +44,51 @@ type put struct {
 }
 
 func (p *put) run(ctx context.Context, r io.Reader) (err error) {
+	disk := p.volume.disk
 	if err := p.reserve(p.size); err != nil {
 		return err
 	}
-	if p.folder, err = os.MkdirTemp(p.volume.tmp, "put-"); err != nil {
+	if p.folder, err = disk.mkdirTemp(p.volume.tmp, "put-"); err != nil {
 		return err
 	}
-	module, err := os.Create(filepath.Join(p.folder, moduleFile))
+	module, err := disk.create(filepath.Join(p.folder, moduleFile))
 	if err != nil {
 		return err
 	}
 	defer module.Close()
-	zipped, err := os.Create(filepath.Join(p.folder, gzipFile))
+	zipped, err := disk.create(filepath.Join(p.folder, gzipFile))
 	if err != nil {
 		return err
 	}
 	defer zipped.Close()
-	in := &source{ctx: ctx, r: r, put: p, file: zipped}
-	if err := p.unzip(in, module); err != nil {
+	in := &input{r: &source{ctx: ctx, r: r, put: p, file: zipped}}
+	if err := in.unzip(module, p.sha256, p.size); err != nil {
 		return err
 	}
 	// The module last: it is what makes the pair count.
-	if err := p.settle(zipped, blobPath(p.volume.dir, p.sha256)+gzipSuffix); err != nil {
+	if err := p.settle(zipped, p.sha256+gzipSuffix); err != nil {
 		return err
 	}
-	if err := p.settle(module, blobPath(p.volume.dir, p.sha256)); err != nil {
+	if err := p.settle(module, p.sha256); err != nil {
 		return err
 	}
-	return syncPath(filepath.Join(p.volume.dir, blobsDir))
+	return disk.sync(filepath.Join(p.volume.dir, blobsDir))
 }
-
-// unzip writes the module and checks it, up to the end of everything that
-// arrives.
-func (p *put) unzip(in *source, module io.Writer) error {
-	buffered := bufio.NewReaderSize(in, 64<<10)
-	zr, err := gzip.NewReader(buffered)
-	if err != nil {
-		return in.explain("not a gzip", err)
-	}
-	zr.Multistream(false)
-	sum := sha256.New()
-	// One byte more than expected shows that there is more.
-	n, err := io.Copy(io.MultiWriter(module, sum), io.LimitReader(zr, p.size+1))
-	switch {
-	case err != nil:
-		return in.explain("the gzip is broken", err)
-	case n != p.size:
-		return fmt.Errorf("%w: %s has %s bytes, expected %d", ErrDamaged, p.sha256, count(n, p.size), p.size)
-	case !matches(sum, p.sha256):
-		return fmt.Errorf("%w: expected SHA-256 %s, got %x", ErrDamaged, p.sha256, sum.Sum(nil))
-	}
-	switch _, err := buffered.ReadByte(); {
-	case errors.Is(err, io.EOF):
-		return nil
-	case err != nil:
-		return in.explain("the end is missing", err)
-	}
-	return fmt.Errorf("%w: %s has something behind its end", ErrDamaged, p.sha256)
-}
-
-func count(n, limit int64) string {
-	if n > limit {
-		return "more"
-	}
-	return fmt.Sprint(n)
-}
-
-func matches(sum hash.Hash, sha256 string) bool { return hex.EncodeToString(sum.Sum(nil)) == sha256 }
 
 // settle makes a written file durable and read-only and gives it its name.
-func (p *put) settle(f *os.File, path string) error {
-	if err := errors.Join(f.Chmod(0o444), f.Sync()); err != nil {
+func (p *put) settle(f *file, name string) error {
+	if err := f.settle(); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if err := p.volume.disk.rename(f.Name(), blobPath(p.volume.dir, name)); err != nil {
+		return err
+	}
+	p.volume.known.set(name, info)
+	return nil
 }
 
 func (p *put) reserve(n int64) error {
@@ -136,7 +101,7 @@ func (p *put) reserve(n int64) error {
 
 func (p *put) clean(done bool) {
 	if p.folder != "" {
-		_ = os.RemoveAll(p.folder) // else at the next start
+		_ = p.volume.disk.removeAll(p.folder) // else at the next start
 	}
 	var written int64
 	if done {
@@ -145,25 +110,15 @@ func (p *put) clean(done bool) {
 	p.volume.budget.settle(p.reserved, written)
 }
 
-// source reads what arrives, writes it down as it is, and remembers why it
-// ended.
+// source reads what arrives and writes it down as it is.
 type source struct {
 	ctx  context.Context
 	r    io.Reader
 	put  *put
-	file *os.File
-	err  error // other than io.EOF
+	file *file
 }
 
 func (s *source) Read(b []byte) (int, error) {
-	n, err := s.read(b)
-	if err != nil && !errors.Is(err, io.EOF) {
-		s.err = err
-	}
-	return n, err
-}
-
-func (s *source) read(b []byte) (int, error) {
 	if err := s.ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -184,17 +139,4 @@ func (s *source) read(b []byte) (int, error) {
 		return 0, err
 	}
 	return n, err
-}
-
-// explain tells a broken gzip from a broken connection, a full volume and the
-// like.
-func (s *source) explain(what string, err error) error {
-	var pathError *os.PathError
-	switch {
-	case s.err != nil:
-		return s.err
-	case errors.As(err, &pathError):
-		return err
-	}
-	return fmt.Errorf("%w: %s: %s: %w", ErrDamaged, s.put.sha256, what, err)
 }

@@ -16,6 +16,7 @@ type Volume struct {
 	Blobs
 	dir   string
 	limit int64
+	disk  disk
 
 	tmp  string   // the folder of this writer, on the same file system
 	held *os.File // tmp, locked as long as this writer lives
@@ -24,23 +25,28 @@ type Volume struct {
 	current    *Generation     // the last one seen; guarded by publishing
 	named      map[string]refs // by ID, read once; guarded by publishing
 
+	suspect string // the ID of a generation with damaged files; guarded by publishing
+
 	budget budget
+	known  prints
 }
 
 // Open opens a volume, makes its folders and removes what dead writers left
 // unfinished. limit is what the volume may hold in bytes, 0 for no limit; the writer
 // stays below it by itself (see FullError).
-func Open(dir string, limit int64) (*Volume, error) {
+func Open(dir string, limit int64) (*Volume, error) { return open(dir, limit, disk{}) }
+
+func open(dir string, limit int64, disk disk) (*Volume, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
 	for _, d := range []string{generationsDir, temporaryDir, blobsDir} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+		if err := disk.mkdirAll(filepath.Join(dir, d)); err != nil {
 			return nil, fmt.Errorf("cannot prepare the volume: %w", err)
 		}
 	}
-	v := &Volume{Blobs: Blobs{dir}, dir: dir, limit: limit, named: map[string]refs{}}
+	v := &Volume{Blobs: Blobs{dir}, dir: dir, limit: limit, disk: disk, named: map[string]refs{}}
 	v.removeLeftovers()
 	if err := v.enter(); err != nil {
 		return nil, fmt.Errorf("cannot prepare the volume: %w", err)
@@ -55,7 +61,7 @@ func Open(dir string, limit int64) (*Volume, error) {
 
 // Close removes what this writer has not finished. The volume stays as it is.
 func (v *Volume) Close() error {
-	return errors.Join(os.RemoveAll(v.tmp), v.held.Close())
+	return errors.Join(v.disk.removeAll(v.tmp), v.held.Close())
 }
 
 // enter makes this writer's folder for temporary files and locks it.
@@ -64,7 +70,7 @@ func (v *Volume) enter() error {
 	// Another writer may take the new folder for a leftover before it is locked.
 	for range 10 {
 		var tmp string
-		if tmp, err = os.MkdirTemp(filepath.Join(v.dir, temporaryDir), "w-"); err != nil {
+		if tmp, err = v.disk.mkdirTemp(filepath.Join(v.dir, temporaryDir), "w-"); err != nil {
 			return err
 		}
 		var f *os.File
@@ -94,7 +100,7 @@ func (v *Volume) removeLeftovers() {
 			continue
 		}
 		// What cannot be removed now is tried again at the next start.
-		_ = os.RemoveAll(path)
+		_ = v.disk.removeAll(path)
 		f.Close()
 	}
 }
@@ -163,13 +169,4 @@ func (v *Volume) loadCurrent() (*Generation, error) {
 		v.current = g
 	}
 	return v.current, nil
-}
-
-// syncPath makes the content of a file, or the names in a folder, durable.
-func syncPath(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -2,6 +2,8 @@ package serve
 
 import (
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/higress-group/plugin-server-operator/internal/catalog"
@@ -63,11 +65,15 @@ func (p *plugins) await(r *http.Request, w wanted, answer func(sha256 string) bo
 	if is == found && answer(sha256) {
 		return found
 	}
+	hold := preferredWait(r.Header, p.hold)
+	if hold == 0 {
+		return ended(is)
+	}
 	if !p.enter(is) {
 		return crowded
 	}
 	defer p.leave(is) // what it was when it came
-	end := time.NewTimer(p.hold)
+	end := time.NewTimer(hold)
 	defer end.Stop()
 	again := time.NewTicker(lostEvery)
 	defer again.Stop()
@@ -104,6 +110,27 @@ func ended(is verdict) verdict {
 		return later
 	}
 	return is
+}
+
+// preferredWait is how long a client wants to be held, and at most so long: it
+// may say "Prefer: wait=<seconds>" (RFC 7240, 4.3). A pod that fills itself from its
+// siblings says 0.
+func preferredWait(h http.Header, most time.Duration) time.Duration {
+	for _, value := range h.Values("Prefer") {
+		for preference := range strings.SplitSeq(value, ",") {
+			preference, _, _ = strings.Cut(preference, ";")
+			name, seconds, _ := strings.Cut(preference, "=")
+			if !strings.EqualFold(strings.TrimSpace(name), "wait") {
+				continue
+			}
+			n, err := strconv.ParseUint(strings.Trim(strings.TrimSpace(seconds), `"`), 10, 16)
+			if err != nil {
+				return most
+			}
+			return min(most, time.Duration(n)*time.Second)
+		}
+	}
+	return most
 }
 
 // enter takes one of the places of held requests. Those who want what nobody

@@ -58,7 +58,7 @@ func (p *plugins) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	blob, isBlob := strings.CutPrefix(r.URL.Path, "/blobs/sha256/")
 	switch {
 	case isBlob && catalog.SHA256Pattern.MatchString(blob):
-		p.module(w, r, wanted{sha256: blob})
+		p.blob(w, r, blob)
 	case isPlugins && (path == "" || path[0] == '/'):
 		p.below(w, r, strings.TrimPrefix(path, "/"))
 	default:
@@ -105,6 +105,15 @@ func (p *plugins) file(w http.ResponseWriter, r *http.Request, key catalog.Key, 
 		}
 	}
 	p.module(w, r, want)
+}
+
+// blob answers with a module by its content. Who does not want to wait, a
+// sibling, gets what is on the volume, even before it is part of a generation.
+func (p *plugins) blob(w http.ResponseWriter, r *http.Request, sha256 string) {
+	if preferredWait(r.Header, p.hold) == 0 && content.Serve(w, r, p.blobs, sha256) == nil {
+		return
+	}
+	p.module(w, r, wanted{sha256: sha256})
 }
 
 // module answers with a module, and waits for it where it is declared, or may

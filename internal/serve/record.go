@@ -52,7 +52,10 @@ func newMetrics(v *volume) *metrics {
 	m.registry.MustRegister(m.requests, m.bytes, m.held, m.unknown, collectors.NewGoCollector(),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "plugin_server_generation_age_seconds", Help: "Time since the served generation was taken up.",
-		}, func() float64 { return time.Since(v.current().since).Seconds() }))
+		}, func() float64 { return time.Since(v.current().since).Seconds() }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "plugin_server_damaged_files_total", Help: "Files of the volume that were found damaged, and mended.",
+		}, func() float64 { return float64(v.status().Damaged) }))
 	return m
 }
 

@@ -12,6 +12,10 @@ type State struct {
 	Missing []Missing `json:"missing"`
 	// Plugins is the number of names and versions that are served.
 	Plugins int `json:"plugins"`
+	// Used is what the volume holds, in bytes, and Budget what it may hold; 0 is
+	// not known, or no limit.
+	Used   int64 `json:"used,omitempty"`
+	Budget int64 `json:"budget,omitempty"`
 	// SyncError says what keeps the pod from following the newest catalog: a
 	// sentence for the user. Empty if nothing does.
 	SyncError string `json:"syncError,omitempty"`

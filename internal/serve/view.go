@@ -132,8 +132,16 @@ func (v *volume) state() State {
 			s.Missing = append(s.Missing, Missing(key))
 		}
 	}
-	if status, err := publish.ReadStatus(v.dir); err == nil {
-		s.SyncError = status.Error
+	status := v.status()
+	s.SyncError, s.Used, s.Budget = status.Error, status.Used, status.Budget
+	return s
+}
+
+// status is what sync says. One that cannot be read says nothing.
+func (v *volume) status() publish.Status {
+	s, err := publish.ReadStatus(v.dir)
+	if err != nil {
+		return publish.Status{}
 	}
 	return s
 }

@@ -1,0 +1,75 @@
+//go:build envtest
+
+package controllers_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+
+	"github.com/higress-group/plugin-server-operator/api/v1alpha1"
+	"github.com/higress-group/plugin-server-operator/controllers/integration"
+	"github.com/higress-group/plugin-server-operator/internal/catalog"
+)
+
+// TestImageServer: an existing plugin server's image is run as it is, and
+// Higress is pointed to what it serves. Sources have nothing to do with it.
+func TestImageServer(t *testing.T) {
+	w := newWorld(t, 0)
+	w.higress()
+	w.replicas.image = map[catalog.Key]bool{{Name: "waf", Version: "1.0.0"}: true}
+	source := w.source("s", w.push("one", "1", module("one")).as("one", "1"))
+	server := w.server(name)
+	server.Spec.Server = v1alpha1.Server{Type: v1alpha1.ServerImage, Image: "example.com/plugin-server:2.2.4"}
+	w.create(source)
+	w.create(server)
+	o := w.start()
+	w.replicas.rollOut(server)
+	w.settled(nil, server)
+	w.awaitCondition(server, "CatalogReady", yes, "Succeeded", "brings its own plugins")
+	w.awaitCondition(server, "ConsoleConfigured", yes, "Configured", "are not served")
+	w.awaitCondition(server, "ControllerConfigured", no, "WaitingForPlugins", "no plugin mcp-server is served")
+	w.awaitCondition(source, "Served", no, "NotSelected")
+	pod := get[appsv1.Deployment](w, name).Spec.Template.Spec
+	if len(pod.Volumes) > 0 || pod.SecurityContext.RunAsNonRoot != nil || pod.Containers[0].Command != nil {
+		t.Errorf("the pods are not as the image wants them: %+v", pod)
+	}
+	before := w.replicas.probed()
+	w.quiet(o, 3*time.Second, func() { o.wakes.Server(w.namespace + "/" + name) })
+	if after := w.replicas.probed(); before == 0 || after != before {
+		t.Errorf("pods were asked %d times, and then %d times more", before, after-before)
+	}
+
+	// A version that no Console knows, in pods of a newer image.
+	w.replicas.serveImage(catalog.Key{Name: "mcp-server", Version: "7.0.0"})
+	edit(w, server, func(s *v1alpha1.PluginServer) { s.Spec.Higress.Controller.MCPServerVersion = "7.0.0" })
+	w.awaitCondition(server, "ControllerConfigured", yes, "Configured")
+	value := variableOf(get[appsv1.Deployment](w, "higress-controller"), integration.ControllerVariable)
+	if want := "http://" + name + "." + w.namespace + ".svc/plugins/mcp-server/7.0.0/plugin.wasm"; value != want {
+		t.Errorf("the controller was given %q, want %q", value, want)
+	}
+
+	// And back: the same pods' labels, the sources' plugins.
+	edit(w, server, func(s *v1alpha1.PluginServer) { s.Spec.Server = v1alpha1.Server{} })
+	w.eventually("the operator's own image runs", func(ctx context.Context) error {
+		d := get[appsv1.Deployment](w, name)
+		return wrong(d.Spec.Template.Spec.Containers[0].Image != w.settings.Image || len(d.Spec.Template.Spec.Volumes) != 2)
+	})
+	w.replicas.available(get[appsv1.Deployment](w, name))
+	w.awaitEntry(name, "one", "1", "served", func(e catalog.Entry) bool { return !e.Pending() })
+	w.settled(source, server)
+}
+
+// variableOf gives the value of a variable in any container.
+func variableOf(d *appsv1.Deployment, variable string) string {
+	for _, c := range d.Spec.Template.Spec.Containers {
+		for _, e := range c.Env {
+			if e.Name == variable {
+				return e.Value
+			}
+		}
+	}
+	return ""
+}
