@@ -46,7 +46,7 @@ func FuzzManifest(f *testing.F) {
 	})
 }
 
-var anyRealm = regexp.MustCompile(`(?i)realm\s*=\s*"?([^"]*)`)
+var anyRealm = regexp.MustCompile(`(?i)realm[ \t]*=[ \t]*"?([^"]*)`)
 
 // FuzzChallenge: whatever a registry says of its login service, the login goes
 // nowhere without TLS that the registry itself is not.
