@@ -107,6 +107,7 @@ type summary struct {
 	Failures map[string]int `json:"failures"`
 	FailedAt [2]float64     `json:"failedAt"`
 	Slowest  float64        `json:"slowest"`
+	Retried  int            `json:"retried"`
 }
 
 // get downloads from inside a pod, by the Service's DNS name.
@@ -131,7 +132,7 @@ func url2(server, name, version string) string {
 
 // load downloads from inside a pod until stop is called. It begins once the
 // Service answers at all: kube-proxy takes a moment after the pods are ready.
-func load(t *testing.T, url, sha256 string, workers int) (stop func() summary) {
+func load(t *testing.T, url, sha256 string, workers int, flags ...string) (stop func() summary) {
 	t.Helper()
 	eventually(t, 30*time.Second, "the Service answers", func() error {
 		if a := get(t, url); a.Status != 200 {
@@ -139,8 +140,8 @@ func load(t *testing.T, url, sha256 string, workers int) (stop func() summary) {
 		}
 		return nil
 	})
-	cmd := exec.Command("kubectl", "exec", "-i", clientPod, "--", "/client", "load",
-		fmt.Sprintf("-workers=%d", workers), "-pause=20ms", "-sha256="+sha256, url)
+	args := append([]string{"exec", "-i", clientPod, "--", "/client", "load", fmt.Sprintf("-workers=%d", workers), "-pause=20ms", "-sha256=" + sha256}, flags...)
+	cmd := exec.Command("kubectl", append(args, url)...)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

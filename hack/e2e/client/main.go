@@ -12,6 +12,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -33,6 +34,8 @@ type Answer struct {
 	// Text is the beginning of a body that is not a module.
 	Text  string `json:"text,omitempty"`
 	Error string `json:"error,omitempty"`
+
+	refused bool // the connection was
 }
 
 // Summary of a load.
@@ -44,6 +47,8 @@ type Summary struct {
 	FailedAt [2]float64 `json:"failedAt"`
 	// Slowest answer in seconds.
 	Slowest float64 `json:"slowest"`
+	// Retried is how many connections were refused, and tried again.
+	Retried int `json:"retried"`
 }
 
 func main() {
@@ -82,7 +87,7 @@ func get(ctx context.Context, c *http.Client, url string, header http.Header) An
 	}
 	response, err := c.Do(request)
 	if err != nil {
-		return Answer{Error: err.Error(), Seconds: time.Since(start).Seconds()}
+		return Answer{Error: err.Error(), Seconds: time.Since(start).Seconds(), refused: errors.Is(err, syscall.ECONNREFUSED)}
 	}
 	defer response.Body.Close()
 	sum, text := sha256.New(), &head{}
@@ -115,6 +120,8 @@ func load(args []string) error {
 	workers := f.Int("workers", 4, "downloads at once")
 	want := f.String("sha256", "", "what every body must have")
 	pause := f.Duration("pause", 0, "pause of a worker between two downloads")
+	least := f.Int("at-least", 0, "downloads to make even after the end was asked for")
+	retry := f.Bool("retry", false, "try again, as a gateway does, where a connection is refused")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -125,15 +132,21 @@ func load(args []string) error {
 	}()
 	var mu sync.Mutex
 	summary := Summary{Failures: map[string]int{}}
+	more := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return ctx.Err() == nil || summary.Requests < *least
+	}
 	began := time.Now()
 	var running sync.WaitGroup
 	for range *workers {
 		running.Go(func() {
 			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-			for ctx.Err() == nil {
-				answer := get(context.WithoutCancel(ctx), client, f.Arg(0), nil)
+			for more() {
+				answer, retried := download(context.WithoutCancel(ctx), client, f.Arg(0), *retry)
 				mu.Lock()
 				summary.add(answer, *want, time.Since(began))
+				summary.Retried += retried
 				mu.Unlock()
 				time.Sleep(*pause)
 			}
@@ -141,6 +154,19 @@ func load(args []string) error {
 	}
 	running.Wait()
 	return print(summary)
+}
+
+// download gets a url. Of what a gateway tries again, up to five times and from
+// half a second on, only refused connections are tried again here.
+func download(ctx context.Context, client *http.Client, url string, retry bool) (answer Answer, retried int) {
+	for pause := 500 * time.Millisecond; ; pause *= 2 {
+		answer = get(ctx, client, url, nil)
+		if !retry || !answer.refused || retried == 4 {
+			return answer, retried
+		}
+		retried++
+		time.Sleep(pause)
+	}
 }
 
 func (s *Summary) add(a Answer, want string, after time.Duration) {
