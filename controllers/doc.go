@@ -24,6 +24,7 @@
 //	declared     what sources declare, lists, official plugins and aliases included,
 //	             and which source decides (pure: what a list declared stands in the status)
 //	configmaps.go modules that stand in ConfigMaps, for the fetcher
+//	copies.go    modules that the store lost, back from the pods
 //	desired      the objects of a server (pure, golden tests)
 //	apply        the only writer of those objects; never touches what is not ours
 //	integration  other people's Deployments: observe, decide (pure), one leaf

@@ -228,20 +228,24 @@ func (k *Knowledge) Polled(server types.NamespacedName, pod, revision string) bo
 	return true
 }
 
-// Named says whether a catalog of any server names the module.
-func (k *Knowledge) Named(sha256 string) bool {
+// naming gives the servers whose catalogs name a module.
+func (k *Knowledge) naming(sha256 string) []types.NamespacedName {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, known := range k.servers {
+	var servers []types.NamespacedName
+	for server, known := range k.servers {
 		if known.newest == nil {
 			continue
 		}
 		if _, named := known.newest.Blobs()[sha256]; named {
-			return true
+			servers = append(servers, server)
 		}
 	}
-	return false
+	return servers
 }
+
+// Named says whether a catalog of any server names the module.
+func (k *Knowledge) Named(sha256 string) bool { return len(k.naming(sha256)) > 0 }
 
 // forget drops what is known of a server.
 func (k *Knowledge) forget(server types.NamespacedName) {

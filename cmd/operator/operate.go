@@ -64,7 +64,9 @@ func operate(ctx context.Context, o options) error {
 	defer fetcher.Close()
 	wakes := controllers.NewWakes(ctx)
 	known := &controllers.Knowledge{}
-	queue := pipeline.New(fetcher, content, pipeline.Options{Workers: o.maxFetches, PerHost: o.maxFetches, Notify: wakes.Source})
+	queue := pipeline.New(fetcher, content, pipeline.Options{
+		Workers: o.maxFetches, PerHost: o.maxFetches, Notify: wakes.Source, Copies: controllers.Copies(mgr.GetClient(), known),
+	})
 	artifacts := handout.New(handout.Options{
 		Blobs: content, Missing: queue.Missing, Lost: queue.Lost,
 		Polled: func(server, pod, revision string) {

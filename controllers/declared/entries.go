@@ -45,14 +45,16 @@ func entry(
 		return e // not fetched, or something else than what is declared now
 	}
 	a, found := artifact(status.Digest, p.member())
+	found = found && a.SHA256 == status.SHA256
+	known := before.SHA256 == status.SHA256 && before.Digest == status.Digest
 	switch {
-	case found && a.SHA256 == status.SHA256:
+	case known && (!found || a.Copied):
+		e.SHA256, e.MD5, e.Size, e.Description, e.Created = before.SHA256, before.MD5, before.Size, before.Description, before.Created
+	case found:
 		e.SHA256, e.MD5, e.Size, e.Description = a.SHA256, a.MD5, a.Size, a.Description
 		if !a.Created.IsZero() {
 			e.Created = catalog.FormatTime(a.Created)
 		}
-	case before.SHA256 == status.SHA256 && before.Digest == status.Digest:
-		e.SHA256, e.MD5, e.Size, e.Description, e.Created = before.SHA256, before.MD5, before.Size, before.Description, before.Created
 	default:
 		return e
 	}

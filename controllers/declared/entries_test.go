@@ -66,6 +66,9 @@ func TestEntries(t *testing.T) {
 		"the same, retained before":               {fetched(source("s", 0, 0, p), 0, "sha256:d", "aa"), nil, &catalog.Catalog{Entries: []catalog.Entry{retained}}, entry},
 		"the store lost it, the catalog has an older module": {
 			fetched(source("s", 0, 0, p), 0, "sha256:d", "aa"), nil, &catalog.Catalog{Entries: []catalog.Entry{old}}, pending},
+		"it came back from a server, which knows no date": {
+			fetched(source("s", 0, 0, p), 0, "sha256:d", "aa"), artifacts{"sha256:d": {Digest: "sha256:d", Blob: inStore["sha256:d"].Blob, Copied: true}},
+			&catalog.Catalog{Entries: []catalog.Entry{entry}}, entry},
 		"the store lost it, and nobody knows it": {fetched(source("s", 0, 0, p), 0, "sha256:d", "aa"), nil, nil, pending},
 		"the store has another module under the digest": {
 			fetched(source("s", 0, 0, p), 0, "sha256:d", "ff"), inStore, nil, pending},

@@ -107,12 +107,28 @@ func TestStorage(t *testing.T) {
 		s.Spec.Plugins = append(s.Spec.Plugins, v1alpha1.Plugin{Name: next.name, Version: next.version, URL: next.url})
 	})
 	eventually(t, 30*time.Second, "a plugin after all that", func() error { return onEveryReplica(t, srv.Name, next) })
+	givenBack(t, src, p)
 	if err := env.client.Get(t.Context(), client.ObjectKeyFromObject(srv), srv); err != nil {
 		t.Fatal(err)
 	}
 	if s := srv.Status.Storage; s.Type != v1alpha1.StorageShared || s.UsedBytes < p.size || s.BudgetBytes <= s.UsedBytes || s.Durability == "" {
 		t.Errorf("the status says of the storage %+v", s)
 	}
+}
+
+// givenBack takes the operator's store and its login away: what a further
+// server needs comes from the pods of the first one.
+func givenBack(t *testing.T, src *v1alpha1.PluginSource, p plugin) {
+	t.Helper()
+	wrong := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "storage-wrong"}, Type: corev1.SecretTypeDockerConfigJson}
+	wrong.StringData = map[string]string{corev1.DockerConfigJsonKey: fmt.Sprintf(`{"auths":{%q:{"username":"plugins","password":"wrong"}}}`, registry())}
+	create(t, wrong)
+	edit(t, src, func(s *v1alpha1.PluginSource) { s.Spec.SecretRef.Name = wrong.Name })
+	withoutOperator(t, func() {})
+	second := server("storage-second")
+	second.Spec.Higress.Console.Mode, second.Spec.Higress.Controller.Mode = v1alpha1.IntegrationOff, v1alpha1.IntegrationOff
+	create(t, second)
+	awaitReplicas(t, second.Name, p, 2)
 }
 
 // withoutOperator does something while there is no operator.

@@ -25,6 +25,7 @@ type identity struct {
 	url, alternatives, sha256, digest, renew string
 	access                                   [sha256.Size]byte
 	check                                    bool // only where the tag points to
+	copy                                     bool // only from who serves it
 }
 
 // identifier hashes accesses. Items of one owner mostly have the same one, so it keeps the last.
@@ -43,7 +44,7 @@ func (i *identifier) of(wanted Item) identity {
 		}
 		i.known, i.last, i.hash = true, r.Access, sha256.Sum256(encoded)
 	}
-	return identity{wanted.Kind, r.URL, strings.Join(r.Alternatives, " "), r.SHA256, r.Digest, wanted.Renew, i.hash, false}
+	return identity{wanted.Kind, r.URL, strings.Join(r.Alternatives, " "), r.SHA256, r.Digest, wanted.Renew, i.hash, false, false}
 }
 
 // found is what a fetch brought.
@@ -70,6 +71,9 @@ type item struct {
 	due      time.Time // of the next attempt, or of the next check of what is fetched; zero if none is planned
 	flight   *flight   // the attempt or check that runs or waits for a worker
 
+	copies   int       // how often who serves it was to be asked
+	copying  bool      // the next attempt is at who serves it, not at its origin
+	origin   time.Time // when its origin is to be asked again, where that is so
 	follow   bool
 	latest   string         // digest at the last look
 	checkErr *failure.Error // of the last check
@@ -144,6 +148,31 @@ func (q *Queue) recheck(it *item) {
 	}
 }
 
+// planCopy plans to ask who serves a module that was recorded, and that its
+// origin failed to give: it may be long until that is asked again.
+func (it *item) planCopy(now time.Time, o Options) {
+	it.origin, it.copying = time.Time{}, false
+	if o.Copies == nil || len(it.recorded) == 0 || it.request.Digest == "" {
+		return
+	}
+	next := now.Add(copyEvery << min(it.copies, maxCopyShift))
+	if it.copies++; it.due.IsZero() || next.Before(it.due) {
+		it.origin, it.due, it.copying = it.due, next, true
+	}
+}
+
+// notCopied goes back to waiting for the origin, or for who serves the module.
+func (it *item) notCopied(o Options) {
+	it.due = it.origin
+	it.planCopy(time.Now(), o)
+}
+
+// lasting says whether an item has failed for good as far as one can see.
+func (it *item) lasting(o Options) bool {
+	asked := o.Copies == nil || len(it.recorded) == 0 || it.copies > 1
+	return it.state == Failed && asked && (it.err.Class == failure.Upstream || it.err.Class == failure.Spec)
+}
+
 // attempt is the next request: a check of what is fetched, else a fetch, where
 // what was fetched once stays what it is.
 func (it *item) attempt() (identity, fetch.Request) {
@@ -152,6 +181,7 @@ func (it *item) attempt() (identity, fetch.Request) {
 		id.digest, request.Digest, id.check = "", "", true
 		return id, request
 	}
+	id.copy = it.copying
 	if it.artifact.Digest != "" {
 		id.digest, request.Digest = it.artifact.Digest, it.artifact.Digest
 	}
@@ -161,6 +191,7 @@ func (it *item) attempt() (identity, fetch.Request) {
 // succeed takes over the result of a fetch.
 func (it *item) succeed(f found) {
 	it.state, it.found, it.err, it.ended = Fetched, f, nil, true
+	it.copies, it.copying = 0, false
 	it.attempts, it.due = 0, time.Time{}
 	if it.request.Digest == "" {
 		it.latest, it.checkErr = f.artifact.Digest, nil
@@ -207,11 +238,11 @@ func (it *item) checked(f found, err *failure.Error, o Options) (news bool) {
 // fail takes over the failure of a fetch, and plans the next one.
 func (it *item) fail(err *failure.Error, o Options) {
 	it.state, it.err, it.ended = Failed, err, true
-	if err.Class == failure.Spec {
-		it.due = time.Time{}
-		return
+	it.due = time.Time{}
+	if err.Class != failure.Spec {
+		it.due = time.Now().Add(jitter(it.pause(err, o)))
 	}
-	it.due = time.Now().Add(jitter(it.pause(err, o)))
+	it.planCopy(time.Now(), o)
 }
 
 // pause after a failure: the owner's interval where the other side has to

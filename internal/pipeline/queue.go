@@ -6,6 +6,7 @@ package pipeline
 import (
 	"cmp"
 	"context"
+	"io"
 	"sync"
 	"time"
 
@@ -22,6 +23,13 @@ const (
 	DefaultMinBackoff = time.Second
 	DefaultMaxBackoff = 5 * time.Minute
 	DefaultInterval   = 10 * time.Minute
+)
+
+// copyEvery is the first pause before who serves a lost module is asked for it;
+// it doubles each time, so many times at the most.
+const (
+	copyEvery    = 2 * time.Second
+	maxCopyShift = 8
 )
 
 // State says how far an item has come.
@@ -112,6 +120,9 @@ type Options struct {
 	// Notify is called after the state of an owner's items has changed, never
 	// under a lock, from any goroutine. It should be quick. Call Want for what is new.
 	Notify func(owner string)
+	// Copies gives the module with a hash from somebody who serves it, where what
+	// was recorded is lost and its origin does not give it; nil where there is nobody.
+	Copies func(ctx context.Context, sha256 string) (io.ReadCloser, error)
 	// MinBackoff and MaxBackoff are the first and the longest pause after a
 	// failure that goes away by itself.
 	MinBackoff time.Duration
@@ -214,7 +225,7 @@ func (q *Queue) Refresh(name string) {
 	}
 	for _, it := range o.items {
 		if it.flight == nil && !it.due.IsZero() {
-			it.due = time.Now()
+			it.due, it.copying = time.Now(), false
 		}
 	}
 	q.poke()
@@ -257,8 +268,7 @@ func (q *Queue) Lost(sha256 string) bool {
 	defer q.mu.Unlock()
 	lost := false
 	for it := range q.having(sha256) {
-		lasting := it.state == Failed && (it.err.Class == failure.Upstream || it.err.Class == failure.Spec)
-		if !lasting {
+		if !it.lasting(q.options) {
 			return false
 		}
 		lost = true

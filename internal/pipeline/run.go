@@ -2,22 +2,26 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/higress-group/plugin-server-operator/internal/failure"
 	"github.com/higress-group/plugin-server-operator/internal/fetch"
+	"github.com/higress-group/plugin-server-operator/internal/store"
 )
 
 // flight is one fetch, for all items with the same request.
 type flight struct {
 	id      identity
 	request fetch.Request
-	host    string
-	owner   *owner // that it was started for
-	items   map[*item]struct{}
-	cancel  context.CancelFunc // nil while it waits for a worker
+	// recorded are the modules that were recorded for the request's digest, see Item.Recorded.
+	recorded map[string]string
+	host     string
+	owner    *owner // that it was started for
+	items    map[*item]struct{}
+	cancel   context.CancelFunc // nil while it waits for a worker
 }
 
 // Run fetches until ctx is done. It returns when all its goroutines have ended.
@@ -75,6 +79,8 @@ func (q *Queue) start(ctx context.Context, workers *sync.WaitGroup) (next time.T
 // fly does what a flight is for.
 func (q *Queue) fly(ctx context.Context, f *flight) (result found, err error) {
 	switch {
+	case f.id.copy:
+		err = errNotCopied
 	case f.id.kind == Document: // small, so that a look reads it as well
 		var document fetch.Document
 		document, err = q.fetcher.FetchDocument(ctx, f.request)
@@ -88,7 +94,41 @@ func (q *Queue) fly(ctx context.Context, f *flight) (result found, err error) {
 	default:
 		result.artifact, err = q.fetcher.Fetch(ctx, f.request)
 	}
+	if err != nil && !f.id.check && q.options.Copies != nil {
+		if copied, whole := q.restore(ctx, f); whole {
+			return copied, nil
+		}
+	}
 	return result, err
+}
+
+// errNotCopied says that nobody who serves a module gave it.
+var errNotCopied = errors.New("nobody gives what they serve")
+
+// restore takes modules that were recorded back from who serves them. It says
+// whether all of them are there: that may be not so for a signed source, which wants to see
+// the signature again; then the modules can at least be handed out.
+func (q *Queue) restore(ctx context.Context, f *flight) (result found, whole bool) {
+	if f.request.Digest == "" {
+		return found{}, false
+	}
+	for member, sha256 := range f.recorded {
+		if _, there := q.store.Artifact(f.request.Digest, member); there {
+			continue
+		}
+		module, err := q.options.Copies(ctx, sha256)
+		if err != nil {
+			return found{}, false
+		}
+		blob, err := q.store.Put(ctx, module, sha256)
+		if errors.Join(err, module.Close()) != nil {
+			return found{}, false
+		}
+		if q.store.PutArtifact(store.Artifact{Digest: f.request.Digest, Member: member, Blob: blob, Copied: true}) != nil {
+			return found{}, false
+		}
+	}
+	return q.inStore(Item{Kind: f.id.kind, Request: f.request, Recorded: f.recorded})
 }
 
 // enqueue lets an item join the flight for its request, or wait for a worker with a new one.
@@ -97,7 +137,7 @@ func (q *Queue) enqueue(it *item) {
 	id, request := it.attempt()
 	f := q.flights[id]
 	if f == nil {
-		f = &flight{id: id, request: request, host: it.host, owner: it.owner, items: map[*item]struct{}{}}
+		f = &flight{id: id, request: request, recorded: it.recorded, host: it.host, owner: it.owner, items: map[*item]struct{}{}}
 		q.flights[id] = f
 		q.waiting = append(q.waiting, f)
 	}
@@ -152,6 +192,9 @@ func (q *Queue) settle(ctx context.Context, f *flight, result found, err error) 
 	for it := range f.items {
 		it.flight = nil
 		switch {
+		case f.id.copy && err != nil:
+			it.notCopied(q.options)
+			continue
 		case f.id.check:
 			if !it.checked(result, failure.Of(err), q.options) {
 				continue

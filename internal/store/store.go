@@ -55,6 +55,9 @@ type Artifact struct {
 	Created     time.Time `json:"created,omitzero"` // zero if the artifact does not say
 	Description string    `json:"description,omitempty"`
 	Signature   string    `json:"signature,omitempty"` // names the keys by which its signature was verified
+	// Copied is true where the module came back from a server instead of its origin,
+	// so that what else the artifact says is not known.
+	Copied bool `json:"copied,omitempty"`
 }
 
 // SignedBy says whether a signature by these keys was verified, where that is asked for.
