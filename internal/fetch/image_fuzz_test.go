@@ -21,9 +21,7 @@ import (
 
 // FuzzImageTar reads two layers of any bytes: whatever they hold, what comes
 // out can be served and shown, and stays within the limits.
-//
-// Run last with -fuzztime 90s -fuzzminimizetime 1s -parallel 2, which is 3
-// minutes of CPU: no findings.
+// Run for 10 CPU-minutes without a finding on 2026-11-22.
 func FuzzImageTar(f *testing.F) {
 	for _, test := range imageCases {
 		layers := append([][]item{nil}, test.layers...)
@@ -182,10 +180,7 @@ func scripted(script []byte) (layers [][]item) {
 
 // FuzzImageLayers compares reading from the last layer to the first with
 // unpacking from the first to the last.
-//
-// Run last with -fuzztime 90s -fuzzminimizetime 1s -parallel 2, which is 3
-// minutes of CPU: 120 thousand scripts, no findings; and once with 300 thousand
-// scripts at random instead of 2000.
+// Run for 10 CPU-minutes without a finding on 2026-11-22.
 func FuzzImageLayers(f *testing.F) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 2000 {

@@ -72,9 +72,7 @@ func TestMemoryOfNames(t *testing.T) {
 // FuzzChecker looks for bytes that make a Checker panic, or whose result
 // depends on how they are cut. Only of a broken header the messages differ, as
 // they show what there is of it.
-//
-// Run last with -fuzztime 90s -fuzzminimizetime 1s -parallel 2, which is 3
-// minutes of CPU: 3.2 million inputs, no findings.
+// Run for 10 CPU-minutes without a finding on 2026-11-22.
 func FuzzChecker(f *testing.F) {
 	for _, test := range whole {
 		f.Add(test.module, uint8(1))
