@@ -39,6 +39,7 @@ func run(m *testing.M) int {
 	config.QPS = -1
 	apiServer = config
 	code := m.Run()
+	removePrograms()
 	if err := environment.Stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "stop the API server:", err)
 		return 1

@@ -39,7 +39,9 @@ type registryServer struct {
 	faults map[string]http.HandlerFunc // answers to GET by path
 }
 
-var sharedRegistry = sync.OnceValue(func() *registryServer {
+var sharedRegistry = sync.OnceValue(newRegistry)
+
+func newRegistry() *registryServer {
 	r := &registryServer{faults: map[string]http.HandlerFunc{}}
 	content := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	r.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
@@ -60,7 +62,7 @@ var sharedRegistry = sync.OnceValue(func() *registryServer {
 	r.Config.ErrorLog = log.New(io.Discard, "", 0)
 	r.StartTLS()
 	return r
-})
+}
 
 // host is the registry's address.
 func (r *registryServer) host() string { return strings.TrimPrefix(r.URL, "https://") }

@@ -31,6 +31,7 @@ type replicas struct {
 	moved   chan struct{}
 	modules map[string][]byte      // by SHA-256: what any pod got
 	states  map[string]serve.State // by pod
+	actual  sync.Map               // *pod by name: those that are processes
 	image   map[catalog.Key]bool   // what pods serve that run somebody's image
 	probes  int
 }
@@ -48,7 +49,10 @@ func (r *replicas) follow(base string) {
 }
 
 // state is what the operator learns of a pod.
-func (r *replicas) state(_ context.Context, object *corev1.Pod) (serve.State, error) {
+func (r *replicas) state(ctx context.Context, object *corev1.Pod) (serve.State, error) {
+	if process, found := r.actual.Load(object.Name); found {
+		return process.(*pod).state(ctx)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	state, found := r.states[object.Name]

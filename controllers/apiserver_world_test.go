@@ -59,6 +59,12 @@ type world struct {
 func newWorld(t *testing.T, more int) *world {
 	t.Helper()
 	t.Parallel()
+	return newWorldAt(t, apiServer, sharedRegistry(), more)
+}
+
+// newWorldAt is newWorld at an API server and a registry of its own.
+func newWorldAt(t *testing.T, apiServer *rest.Config, registry *registryServer, more int) *world {
+	t.Helper()
 	n := worlds.Add(1)
 	w := &world{t: t, namespace: fmt.Sprintf("world-%d", n), resync: 10 * time.Minute, storeDir: t.TempDir()}
 	admin, err := client.New(apiServer, client.Options{Scheme: controllers.Scheme()})
@@ -82,7 +88,7 @@ func newWorld(t *testing.T, more int) *world {
 		UserName: "system:serviceaccount:" + w.namespace + ":" + account,
 		Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + w.namespace, "system:authenticated"},
 	}
-	w.registry = sharedRegistry()
+	w.registry = registry
 	w.settings = controllers.Settings{
 		Namespace: w.namespace, Image: "example.com/plugin-server-operator:test", ArtifactURL: "http://artifacts.example:8082",
 		Console: integration.Target{Kind: "Console", Container: "higress-console", Variable: integration.ConsoleVariable,

@@ -133,9 +133,12 @@ func (k *Knowledge) wrote(server types.NamespacedName, uid types.UID, written *c
 }
 
 // observed notes what the ready pods of a server say they serve. It gives what
-// all of them serve, the hash of the module by key, and whether that is news.
-// Nothing where there are none, or one serves a revision that is not remembered.
-func (k *Knowledge) observed(server types.NamespacedName, uid types.UID, states []serve.State) (served map[catalog.Key]string, news bool) {
+// all of them serve, the hash of the module by key, and a function that says for which
+// keys that is news; nil where for none. Nothing is served where there are no pods, or one
+// serves a revision that is not remembered.
+func (k *Knowledge) observed(
+	server types.NamespacedName, uid types.UID, states []serve.State,
+) (served map[catalog.Key]string, news func(catalog.Key) bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	known := k.of(server, uid)
@@ -153,7 +156,13 @@ func (k *Knowledge) observed(server types.NamespacedName, uid types.UID, states 
 			}
 		}
 	}
-	news = !known.asked || !maps.Equal(known.served, served)
+	before := known.served
+	switch {
+	case !known.asked:
+		news = func(catalog.Key) bool { return true }
+	case !maps.Equal(before, served):
+		news = func(key catalog.Key) bool { return before[key] != served[key] }
+	}
 	known.served, known.asked = served, true
 	return served, news
 }

@@ -94,9 +94,21 @@ func TestKnowledgeNews(t *testing.T) {
 		{"uid", all, true},
 		{"another", nil, true}, // a server of the same name is another one
 	} {
-		if _, news := k.observed(serverName, step.uid, step.states); news != step.news {
-			t.Errorf("step %d: news = %v, want %v", i, news, step.news)
+		if _, news := k.observed(serverName, step.uid, step.states); (news != nil) != step.news {
+			t.Errorf("step %d: news = %v, want %v", i, news != nil, step.news)
 		}
+	}
+	// News are about what changed, and nothing else.
+	next := catalogOf(2, map[string]string{"1": "aa", "2": "bb"})
+	k.wrote(serverName, "another", next)
+	_, news := k.observed(serverName, "another", []serve.State{{Revision: next.Revision()}})
+	if news == nil || !news(keyA("1")) || !news(keyA("2")) {
+		t.Error("what is served for the first time is no news")
+	}
+	third := catalogOf(3, map[string]string{"1": "aa", "2": "cc"})
+	k.wrote(serverName, "another", third)
+	if _, news = k.observed(serverName, "another", []serve.State{{Revision: third.Revision()}}); news == nil || news(keyA("1")) || !news(keyA("2")) {
+		t.Error("another module is no news, or the same one is")
 	}
 }
 

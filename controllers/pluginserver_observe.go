@@ -120,13 +120,29 @@ func (r *PluginServerReconciler) observePods(ctx context.Context, o *observedSer
 	}
 	asked.Wait()
 	states := r.Known.answered(key, o.server.UID, o.pods, r.Clock.Now())
-	var news bool
-	if o.served, news = r.Known.observed(key, o.server.UID, states); news {
-		for i := range o.sources { // what is served is part of their status
+	served, news := r.Known.observed(key, o.server.UID, states)
+	o.served = served
+	if news == nil {
+		return nil
+	}
+	for i := range o.sources { // what is served is part of their status
+		if declares(&o.sources[i], news) {
 			r.WakeSource(client.ObjectKeyFromObject(&o.sources[i]).String())
 		}
 	}
 	return nil
+}
+
+// declares says whether a source declares any of some keys. One that declares
+// nothing is about every key.
+func declares(source *v1alpha1.PluginSource, some func(catalog.Key) bool) bool {
+	keys := declared.Keys(source)
+	for key := range keys {
+		if some(key) {
+			return true
+		}
+	}
+	return len(keys) == 0
 }
 
 // lookAgain says when to look at the server again without being woken.

@@ -85,7 +85,9 @@ func (r *PluginSourceReconciler) SetupWithManager(manager ctrl.Manager) error {
 		Named("pluginsource").
 		For(&v1alpha1.PluginSource{}, builder.WithPredicates(
 			predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
-		Watches(&v1alpha1.PluginServer{}, handler.EnqueueRequestsFromMapFunc(r.sourcesOfNamespace)).
+		// What its pods serve comes by Wake, to the sources that it is about.
+		Watches(&v1alpha1.PluginServer{}, handler.EnqueueRequestsFromMapFunc(r.sourcesOfNamespace),
+			builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		WatchesRawSource(source.TypedChannel(r.Wake, handler.TypedFuncs[types.NamespacedName, reconcile.Request]{GenericFunc: gather})).
 		WithOptions(controllerOptions()).
 		Complete(r)
@@ -328,8 +330,8 @@ func (r *PluginSourceReconciler) record(before, after *v1alpha1.PluginSource) {
 	recordReady(r.Recorder, after, before.Status.Conditions, after.Status.Conditions)
 }
 
-// sourcesOfNamespace wakes the sources of a server's namespace: what a server
-// serves is part of their status.
+// sourcesOfNamespace wakes the sources of a server's namespace: which servers
+// select them is part of their status.
 func (r *PluginSourceReconciler) sourcesOfNamespace(ctx context.Context, server client.Object) []reconcile.Request {
 	var list v1alpha1.PluginSourceList
 	if err := r.Client.List(ctx, &list, client.InNamespace(server.GetNamespace())); err != nil {

@@ -147,6 +147,7 @@ func (f *Follower) Run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		f.takeIn()
 		f.fetch(ctx)
 		f.publishIfDue(ctx)
 		f.problems.write()
@@ -163,6 +164,21 @@ func (f *Follower) Run(ctx context.Context) {
 		case <-tidy.C:
 			f.tidy()
 		case <-timer.C:
+		}
+	}
+}
+
+// takeIn takes in all that waits: where catalogs come as fast as one is
+// published, modules that have arrived would keep their places else.
+func (f *Follower) takeIn() {
+	for {
+		select {
+		case a := <-f.arrived:
+			f.settle(a)
+		case o := <-f.offers:
+			f.consider(o)
+		default:
+			return
 		}
 	}
 }

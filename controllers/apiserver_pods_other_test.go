@@ -1,0 +1,8 @@
+//go:build envtest && !linux
+
+package controllers_test
+
+import "os/exec"
+
+// endWithTest is only done on Linux.
+func endWithTest(*exec.Cmd) {}
