@@ -67,7 +67,12 @@ else
 endif
 
 .PHONY: bench
-bench: ## Benchmarks, each beside a peer in the same run (minutes; best on an idle machine).
+bench: ## Benchmarks, each beside a peer in the same run (a quarter of an hour; wants an idle machine, Linux and root).
+ifeq ($(shell uname -s)-$(shell id -u),Linux-0)
+	go build -o bin/bench ./hack/bench && bin/bench
+else
+	@echo "bench: SKIPPED hack/bench, it needs Linux and root"
+endif
 	go test -run '^$$' -bench . -benchtime 3x ./internal/...
 	@$(PARTS) && set -x && go test -tags envtest -run '^$$' -bench . -benchtime 3x ./controllers
 

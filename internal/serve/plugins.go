@@ -71,16 +71,17 @@ func (p *plugins) below(w http.ResponseWriter, r *http.Request, path string) {
 	name, rest, _ := strings.Cut(path, "/")
 	version, file, isFile := strings.Cut(rest, "/")
 	key := catalog.Key{Name: name, Version: version}
+	declared := p.volume.current().declared[key] // and so well-formed
 	switch {
 	case path == "snapshot-inventory.json":
 		p.inventory(w)
 	case path == "":
 		p.list(w, r, catalog.Key{})
-	case !catalog.NamePattern.MatchString(name):
+	case !declared && !catalog.NamePattern.MatchString(name):
 		notFound(w)
 	case rest == "":
 		p.list(w, r, catalog.Key{Name: name})
-	case !catalog.VersionPattern.MatchString(version):
+	case !declared && !catalog.VersionPattern.MatchString(version):
 		notFound(w)
 	case !isFile || file == "":
 		p.list(w, r, key)

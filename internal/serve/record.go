@@ -1,9 +1,11 @@
 package serve
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -15,13 +17,19 @@ import (
 )
 
 const (
-	// piece is how much of a body is sent under one deadline, and pieceWithin that
-	// deadline: a client slower than 4 KiB a second is let go.
-	piece       = 256 << 10
-	pieceWithin = time.Minute
+	// piece is how much of a body is sent under one deadline: a client slower than
+	// 4 KiB a second is let go.
+	piece = 256 << 10
+	// burst is how much a connection that does not wait is given at once.
+	burst = 2 << 20
+	// sniffed is what net/http sends of a file together with the header.
+	sniffed = 512
 	// maxLogged is how much of what a client says stands in the log, in bytes.
 	maxLogged = 256
 )
+
+// pieceWithin is that deadline, changed by tests alone.
+var pieceWithin = time.Minute
 
 // metrics of the server. Names and versions stand in them only where the
 // catalog declares them: clients cannot make more.
@@ -71,14 +79,15 @@ func (m *metrics) forget(key catalog.Key) {
 func record(next http.Handler, v *volume, m *metrics, logger *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
-		rec := &recorder{ResponseWriter: w, control: http.NewResponseController(w), status: http.StatusOK}
+		rec := &recorder{ResponseWriter: w, control: http.NewResponseController(w), conn: connOf(r.Context()), status: http.StatusOK}
 		rec.extend()
 		next.ServeHTTP(rec, r)
 		plugin, version := labels(v.current(), r.URL.Path)
 		m.requests.WithLabelValues(plugin, version, strconv.Itoa(rec.status)).Inc()
 		m.bytes.WithLabelValues(plugin, version).Add(float64(rec.sent))
-		logger.Info("request", "method", r.Method, "path", bounded(r.URL.Path), "status", rec.status, "bytes", rec.sent,
-			"duration", time.Since(began).Round(time.Microsecond).String(), "remote", r.RemoteAddr, "agent", bounded(r.UserAgent()))
+		logger.LogAttrs(r.Context(), slog.LevelInfo, "request",
+			slog.String("method", r.Method), slog.String("path", bounded(r.URL.Path)), slog.Int("status", rec.status), slog.Int64("bytes", rec.sent),
+			slog.String("duration", time.Since(began).Round(time.Microsecond).String()), slog.String("remote", r.RemoteAddr), slog.String("agent", bounded(r.UserAgent())))
 	})
 }
 
@@ -107,8 +116,11 @@ func labels(now *view, path string) (plugin, version string) {
 type recorder struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	conn    *conn // may be nil
 	status  int
 	sent    int64
+	granted int64 // how much may be sent under the deadline as it is
+	arrived int64 // how much the client had when a deadline passed
 }
 
 // Unwrap is for http.ResponseController.
@@ -135,17 +147,66 @@ func (w *recorder) ReadFrom(src io.Reader) (int64, error) {
 	}
 	var sent int64
 	for limited.N > 0 {
-		w.extend()
-		next := &io.LimitedReader{R: limited.R, N: min(limited.N, piece)}
-		n, err := io.Copy(w.ResponseWriter, next)
+		w.extendIfDue()
+		next := &io.LimitedReader{R: limited.R, N: min(limited.N, w.granted-w.sent)}
+		if w.conn != nil {
+			next.N = min(limited.N, burst)
+		}
+		n, waits, err := w.copy(next)
 		sent, w.sent, limited.N = sent+n, w.sent+n, limited.N-n
-		if err != nil || next.N > 0 {
+		if err == nil && waits {
+			w.extendIfDue()
+			err = w.wait()
+		} else if next.N > 0 {
+			return sent, err // the end
+		}
+		if err != nil {
 			return sent, err
 		}
 	}
 	return sent, nil
 }
 
+// copy sends a piece, or a part of it where the client has to read first.
+func (w *recorder) copy(piece *io.LimitedReader) (n int64, waits bool, err error) {
+	if w.conn == nil {
+		n, err = io.Copy(w.ResponseWriter, piece)
+		return n, false, err
+	}
+	w.conn.full, w.conn.more = false, w.sent == 0 && piece.N > sniffed
+	n, err = io.Copy(w.ResponseWriter, piece)
+	w.conn.more = false
+	return n, w.conn.full, err
+}
+
+// wait waits until the client has read. The kernel takes megabytes at once, and
+// asks for more when a third of them is read: a slow client may take minutes for
+// that, so what counts when the deadline has passed is what arrived.
+func (w *recorder) wait() error {
+	for {
+		err := w.conn.wait()
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		arrived := w.sent - w.conn.queued()
+		if arrived < w.arrived+piece {
+			return err
+		}
+		w.arrived = arrived
+		w.extend()
+	}
+}
+
+// extendIfDue begins the next piece when the last one was sent.
+func (w *recorder) extendIfDue() {
+	if w.sent >= w.granted {
+		w.extend()
+	}
+}
+
 // extend gives the client time for the next piece. Where that is not possible
 // (a test's recorder) there is no deadline.
-func (w *recorder) extend() { _ = w.control.SetWriteDeadline(time.Now().Add(pieceWithin)) }
+func (w *recorder) extend() {
+	w.granted = w.sent + piece
+	_ = w.control.SetWriteDeadline(time.Now().Add(pieceWithin))
+}

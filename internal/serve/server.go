@@ -98,11 +98,12 @@ func (s *Server) Run(ctx context.Context, plugins, ops net.Listener) error {
 	defer stop()
 
 	servers := []*http.Server{newHTTPServer(s.Handler()), newHTTPServer(s.OpsHandler())}
+	servers[0].ConnContext = withConn
 	// Once nobody is accepted any more, and not before: who comes until then is
 	// held like everybody.
 	servers[0].RegisterOnShutdown(func() { close(s.draining) })
 	ended := make(chan error, len(servers))
-	for i, listener := range []net.Listener{plugins, ops} {
+	for i, listener := range []net.Listener{connListener{plugins}, ops} {
 		background.Go(func() { ended <- servers[i].Serve(listener) })
 	}
 	s.options.Logger.Info("serving", "plugins", plugins.Addr().String(), "ops", ops.Addr().String())
