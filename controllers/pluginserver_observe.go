@@ -126,23 +126,11 @@ func (r *PluginServerReconciler) observePods(ctx context.Context, o *observedSer
 		return nil
 	}
 	for i := range o.sources { // what is served is part of their status
-		if declares(&o.sources[i], news) {
+		if len(declared.Keys(&o.sources[i])) == 0 || declaresAny(&o.sources[i], news) {
 			r.WakeSource(client.ObjectKeyFromObject(&o.sources[i]).String())
 		}
 	}
 	return nil
-}
-
-// declares says whether a source declares any of some keys. One that declares
-// nothing is about every key.
-func declares(source *v1alpha1.PluginSource, some func(catalog.Key) bool) bool {
-	keys := declared.Keys(source)
-	for key := range keys {
-		if some(key) {
-			return true
-		}
-	}
-	return len(keys) == 0
 }
 
 // lookAgain says when to look at the server again without being woken.

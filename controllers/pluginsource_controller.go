@@ -88,6 +88,7 @@ func (r *PluginSourceReconciler) SetupWithManager(manager ctrl.Manager) error {
 		// What its pods serve comes by Wake, to the sources that it is about.
 		Watches(&v1alpha1.PluginServer{}, handler.EnqueueRequestsFromMapFunc(r.sourcesOfNamespace),
 			builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.PluginSource{}, handler.EnqueueRequestsFromMapFunc(r.rivals)).
 		WatchesRawSource(source.TypedChannel(r.Wake, handler.TypedFuncs[types.NamespacedName, reconcile.Request]{GenericFunc: gather})).
 		WithOptions(controllerOptions()).
 		Complete(r)
@@ -342,6 +343,35 @@ func (r *PluginSourceReconciler) sourcesOfNamespace(ctx context.Context, server 
 		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
 	}
 	return requests
+}
+
+// rivals wakes the other sources that declare something that a source declares:
+// who wins, and whether that makes a difference, is part of their status.
+func (r *PluginSourceReconciler) rivals(ctx context.Context, object client.Object) []reconcile.Request {
+	changed, ok := object.(*v1alpha1.PluginSource)
+	var list v1alpha1.PluginSourceList
+	if !ok || r.Client.List(ctx, &list, client.InNamespace(object.GetNamespace())) != nil {
+		return nil
+	}
+	keys := declared.Keys(changed)
+	var requests []reconcile.Request
+	for i := range list.Items {
+		shares := func(key catalog.Key) bool { _, there := keys[key]; return there }
+		if other := &list.Items[i]; other.Name != changed.Name && len(keys) > 0 && declaresAny(other, shares) {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(other)})
+		}
+	}
+	return requests
+}
+
+// declaresAny says whether a source declares any of some keys.
+func declaresAny(source *v1alpha1.PluginSource, some func(catalog.Key) bool) bool {
+	for key := range declared.Keys(source) {
+		if some(key) {
+			return true
+		}
+	}
+	return false
 }
 
 func interval(src *v1alpha1.PluginSource) time.Duration {
