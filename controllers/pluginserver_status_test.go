@@ -147,6 +147,19 @@ func TestServerStatusNumbers(t *testing.T) {
 	if diff := cmp.Diff(want, status); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)
 	}
+	o.server.Status = status
+	for used, want := range map[int64]int64{7: 7, 1000: 1000, 0: 0} {
+		o.server.Status.Storage.UsedBytes, o.server.Status.Storage.BudgetBytes = 500, 2000
+		o.pods[0].state.Used, o.pods[0].state.Budget, o.pods[1].state.Used, o.pods[1].state.Budget = used, 2000, 0, 2000
+		if got := serverStatus(o).Storage.UsedBytes; got != want {
+			t.Errorf("of 500 in use it says %d after %d, want %d", got, used, want)
+		}
+	}
+	o.pods[0].state.Used = 599
+	if got := serverStatus(o).Storage.UsedBytes; got != 500 {
+		t.Errorf("a small change is reported: %d", got)
+	}
+	o.server.Status = v1alpha1.PluginServerStatus{}
 	o.catalog.Entries[0].RetainedUntil = "2026-01-01T00:00:00Z"
 	o.catalog.Entries = append(o.catalog.Entries, catalogOf(0, map[string]string{"1": ""}).Entries...)
 	status = serverStatus(o)

@@ -16,6 +16,9 @@ import (
 	"github.com/higress-group/plugin-server-operator/controllers/desired"
 )
 
+// usedSteps is in how many parts of the budget a change of what a volume holds is reported.
+const usedSteps = 20
+
 // workload is what runs the serving pods of a server, of whatever kind.
 type workload struct {
 	object client.Object
@@ -104,6 +107,12 @@ func storageStatus(o *observedServer) v1alpha1.StorageStatus {
 	status := v1alpha1.StorageStatus{Type: o.server.Spec.Storage.Type, Durability: durability(o.server.Spec.Storage)}
 	fullest := slices.MaxFunc(o.pods, func(a, b podState) int { return int(a.state.Used - b.state.Used) })
 	status.UsedBytes, status.BudgetBytes = fullest.state.Used, fullest.state.Budget
+	// A volume breathes: what is superseded goes some time later. That alone is no news.
+	before := o.server.Status.Storage
+	same := before.Type == status.Type && before.BudgetBytes == status.BudgetBytes && before.UsedBytes > 0
+	if difference := status.UsedBytes - before.UsedBytes; same && max(difference, -difference) < status.BudgetBytes/usedSteps {
+		status.UsedBytes = before.UsedBytes
+	}
 	return status
 }
 

@@ -136,7 +136,8 @@ type StorageStatus struct {
 	//
 	// +optional
 	Type StorageType `json:"type,omitempty"`
-	// UsedBytes is what the fullest volume holds, in bytes.
+	// UsedBytes is what the fullest volume holds, in bytes, give or take a
+	// twentieth of the budget.
 	//
 	// +optional
 	UsedBytes int64 `json:"usedBytes,omitempty"`
