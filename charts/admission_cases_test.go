@@ -34,6 +34,9 @@ func runPolicyCases(t *testing.T, operator client.Client) {
 		{"create own Deployment", verdict{"it carries the mark", createObject(deployment("server", own(), corev1.Container{Name: "plugin-server"})), ""}},
 		{"change own Deployment", verdict{"it carries the mark", patch("server", types.MergePatchType, `{"spec":{"replicas":3}}`), ""}},
 		{"scale own Deployment by its subresource", verdict{"only the operator itself is scaled so", scale("server"), notItself}},
+		{"create own StatefulSet", verdict{"it carries the mark", createObject(statefulSet("server", own())), ""}},
+		{"delete own StatefulSet", verdict{"it carries the mark", deleteObject(statefulSet("server", nil)), ""}},
+		{"create own claim", verdict{"it carries the mark", createObject(claim("server", own())), ""}},
 		{"delete own Deployment", verdict{"it carries the mark", deleteObject(deployment("server", nil)), ""}},
 	}
 	for _, tc := range ordered {
@@ -61,6 +64,10 @@ func foreignCases() map[string]verdict {
 		"delete foreign":                {"it lacks the mark", deleteObject(configMap("foreign", nil)), notOwn},
 		"other people's mark":           {"somebody else's mark is not the operator's", createObject(configMap("helm", map[string]string{"app.kubernetes.io/managed-by": "Helm"})), notOwn},
 		"patch the gateway":             {"it is no target", applyEnv("higress-gateway", "higress-gateway", consoleEnv, "x"), notOwn},
+		"delete the gateway":            {"it is somebody else's", deleteObject(deployment("higress-gateway", nil)), notOwn},
+		"delete itself":                 {"its own Deployment is Helm's", deleteObject(deployment("almighty", nil)), notOwn},
+		"create foreign StatefulSet":    {"it lacks the mark", createObject(statefulSet("new", nil)), notOwn},
+		"create foreign claim":          {"it lacks the mark", createObject(claim("new", nil)), notOwn},
 		"scale the gateway":             {"it is not the operator", scale("higress-gateway"), notItself},
 		"scale the Console":             {"it is not the operator", scale("higress-console"), notItself},
 		"scale itself":                  {"the release before an uninstall does", scale("almighty"), ""},

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -110,6 +111,24 @@ func deployment(name string, labels map[string]string, containers ...corev1.Cont
 				ObjectMeta: metav1.ObjectMeta{Labels: selector},
 				Spec:       corev1.PodSpec{Containers: containers},
 			},
+		},
+	}
+}
+
+func statefulSet(name string, labels map[string]string) *appsv1.StatefulSet {
+	pods := deployment(name, labels, corev1.Container{Name: "plugin-server"}).Spec
+	return &appsv1.StatefulSet{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: labels},
+		Spec:       appsv1.StatefulSetSpec{Selector: pods.Selector, Template: pods.Template},
+	}
+}
+
+func claim(name string, labels map[string]string) *corev1.PersistentVolumeClaim {
+	return &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: labels},
+		Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany},
+			Resources:   corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
 		},
 	}
 }

@@ -57,9 +57,9 @@ func BenchmarkThousandVersions(b *testing.B) {
 	}
 	var operator, serial, parallel time.Duration
 	var peak int64
-	for n := range b.N {
+	for range b.N {
 		parallel += pulls(b, host, atOnce)
-		took, memory := operatorFetches(b, admin, program, host, n)
+		took, memory := operatorFetches(b, admin, program, host)
 		operator, peak = operator+took, max(peak, memory)
 		serial += pulls(b, host, 1)
 	}
@@ -141,14 +141,15 @@ func pulls(b *testing.B, host string, workers int) time.Duration {
 
 // operatorFetches applies a source to a namespace of its own and waits until
 // the operator says that everything is fetched. It gives the operator's peak of resident memory too.
-func operatorFetches(b *testing.B, admin client.Client, program, host string, n int) (took time.Duration, peak int64) {
+func operatorFetches(b *testing.B, admin client.Client, program, host string) (took time.Duration, peak int64) {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), 5*time.Minute)
 	defer cancel()
-	namespace := fmt.Sprintf("bench-%d-%d", b.N, n)
-	if err := admin.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
+	made := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "bench-"}}
+	if err := admin.Create(ctx, made); err != nil {
 		b.Fatal(err)
 	}
+	namespace := made.Name
 	cmd := exec.CommandContext(ctx, program, "--namespace="+namespace, "--higress-namespace="+namespace, "--store-dir="+b.TempDir(),
 		"--artifact-listen=127.0.0.1:0", "--artifact-url=http://127.0.0.1:1", "--health-listen=127.0.0.1:0", "--metrics-listen=0",
 		"--server-image=x", "--allow-loopback", "--log-level=ERROR")

@@ -176,7 +176,7 @@ func TestEncodeRefusesWhatDoesNotFit(t *testing.T) {
 	}
 }
 
-// FuzzDecode: run for 10 CPU-minutes without a finding on 2026-11-22.
+// FuzzDecode: run for 10 minutes without a finding on 2026-11-22.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"schemaVersion":1,"sequence":3,"entries":[{"name":"a","version":"1"}]}`))
 	f.Add([]byte(`{"schemaVersion":1,"entries":[{"name":"a","version":"1","sha256":"` + hash("a") + `","size":3}],"superseded":[]}`))
