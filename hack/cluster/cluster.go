@@ -16,7 +16,7 @@ const (
 	defaultName      = "quickstart"
 	defaultStateRoot = "/var/lib/plugin-server-operator"
 
-	// Every cluster has a network namespace of its own, so all use the same
+	// Every cluster has network namespaces of its own, so all use the same
 	// addresses.
 	nodeNetwork  = "10.77.0.0/24"
 	gateway      = "10.77.0.1"
@@ -39,6 +39,7 @@ type cluster struct {
 	Name  string
 	Root  string // folder that holds all clusters' state
 	State string // this cluster's folder below Root
+	Nodes int    // how many a new cluster gets; one that is there has what it has
 }
 
 var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,22}[a-z0-9])?$`)
@@ -54,7 +55,7 @@ func newCluster(name, root string) (*cluster, error) {
 	if !regexp.MustCompile(`^/[A-Za-z0-9._/-]+$`).MatchString(root) {
 		return nil, fmt.Errorf("--state-root %q: only letters, digits and the signs . _ - / are possible, as the path is written into many configuration files", root)
 	}
-	c := &cluster{Name: name, Root: root, State: filepath.Join(root, name)}
+	c := &cluster{Name: name, Root: root, State: filepath.Join(root, name), Nodes: 1}
 	if len(c.State) > longestState {
 		return nil, fmt.Errorf("state folder %s has %d bytes, at most %d are possible because of the limit of UNIX socket addresses: choose a shorter --state-root or --name", c.State, len(c.State), longestState)
 	}
@@ -66,7 +67,8 @@ func (c *cluster) path(elements ...string) string {
 	return filepath.Join(append([]string{c.State}, elements...)...)
 }
 
-// netns is the name of the cluster's network namespace, and of its cgroup.
+// netns is the name of the first node's network namespace, and of the cluster's
+// cgroup.
 func (c *cluster) netns() string { return "pso-" + c.Name }
 
 func (c *cluster) netnsPath() string { return netnsPath(c.netns()) }

@@ -4,11 +4,40 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"strconv"
+	"time"
 )
 
 // The control plane runs in the network namespace of the first node, as plain
 // processes.
+
+// startStorage starts etcd, and the API server, which is not waited for.
+func (s *starter) startStorage() (apiserver *daemon, err error) {
+	etcd, err := s.startEtcd()
+	if err != nil {
+		return nil, err
+	}
+	if err := waitFor("etcd", etcd, 20*time.Second, dial("127.0.0.1:2379")); err != nil {
+		return nil, err
+	}
+	return s.startAPIServer()
+}
+
+// startControllers starts what needs the API server.
+func (s *starter) startControllers() error {
+	if _, err := s.startControllerManager(); err != nil {
+		return err
+	}
+	if err := s.allowCoreDNS(); err != nil {
+		return fmt.Errorf("permissions of CoreDNS: %w", err)
+	}
+	if _, err := s.startCoreDNS(); err != nil {
+		return err
+	}
+	_, err := s.startScheduler()
+	return err
+}
 
 func (s *starter) startEtcd() (*daemon, error) {
 	return s.c.start(s.nodes[0].Netns, "etcd", nil, s.envtest("etcd"),

@@ -32,8 +32,10 @@ func (c *cluster) down() error {
 	if err := c.stopProcesses(); err != nil {
 		return err
 	}
-	c.removeSockets()
-	if err := c.unmountAll(); err != nil {
+	for _, n := range c.nodes() {
+		c.removeSockets(n)
+	}
+	if err := unmountBelow(c.State); err != nil {
 		return err
 	}
 	for _, file := range c.foreignFiles() {
@@ -57,31 +59,13 @@ func (c *cluster) down() error {
 	return c.restoreSettings()
 }
 
-// stopProcesses ends the kubelets first, or they would start again the pods
-// that end next; then the rest.
+// stopProcesses ends what was started for the cluster, and then what is left in
+// its network: "exec" started it, it has no network any more, and would keep
+// the namespace.
 func (c *cluster) stopProcesses() error {
-	recorded := c.recorded()
-	isKubelet := func(p process) bool { return strings.HasPrefix(p.Name, "kubelet@") }
-	kubelets := slices.DeleteFunc(slices.Clone(recorded), func(p process) bool { return !isKubelet(p) })
-	if err := kill(kubelets); err != nil {
+	if err := c.killUnits(c.units()); err != nil {
 		return err
 	}
-	// The shims and the pods are nobody's children any more. Killing may race
-	// with a container that just starts, so look until there is none.
-	for range 50 {
-		pods := append(allProcesses(c.isShim), cgroupProcesses(c.netns())...)
-		if len(pods) == 0 {
-			break
-		}
-		if err := kill(pods); err != nil {
-			return err
-		}
-	}
-	if err := kill(recorded); err != nil {
-		return err
-	}
-	// What is left was started by "exec": it has no network any more, and
-	// would keep the namespace.
 	for _, n := range c.nodes() {
 		for range 50 {
 			strays := allProcesses(inNetns(netnsPath(n.Netns)))
@@ -96,44 +80,71 @@ func (c *cluster) stopProcesses() error {
 	return nil
 }
 
-// isShim matches containerd's shims by the address of the containerd that they
-// report to.
-func (c *cluster) isShim(pid int) bool {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil {
-		return false
+// killUnits ends the processes of units: the kubelets first, or they would start
+// again the pods that end next; then the rest.
+func (c *cluster) killUnits(units []string) error {
+	recorded := slices.DeleteFunc(c.recorded(), func(p process) bool { return !slices.Contains(units, p.unit()) })
+	isKubelet := func(p process) bool { return strings.HasPrefix(p.Name, "kubelet@") }
+	if err := kill(slices.DeleteFunc(slices.Clone(recorded), func(p process) bool { return !isKubelet(p) })); err != nil {
+		return err
 	}
-	args := strings.Split(string(content), "\x00")
-	if !strings.HasPrefix(filepath.Base(args[0]), "containerd-shim") {
-		return false
+	for _, n := range c.nodes() {
+		if !slices.Contains(units, n.Name) {
+			continue
+		}
+		// The shims and the pods are nobody's children any more. Killing may race
+		// with a container that just starts, so look until there is none.
+		for range 50 {
+			pods := append(allProcesses(isShimOf(c.path(n.Name))), cgroupProcesses(c.cgroup(n))...)
+			if len(pods) == 0 {
+				break
+			}
+			if err := kill(pods); err != nil {
+				return err
+			}
+		}
 	}
-	return slices.ContainsFunc(args[1:], func(arg string) bool { return strings.HasPrefix(arg, c.State+"/") })
+	return kill(recorded)
 }
 
-// removeSockets removes the sockets of the shims, which containerd keeps in a
-// folder of the machine whatever its own folders are.
-func (c *cluster) removeSockets() {
-	for _, n := range c.nodes() {
-		files, _ := filepath.Glob(c.path(n.Name, "containerd/state/io.containerd.runtime.v2.task/*/*/address"))
-		for _, file := range files {
-			content, err := os.ReadFile(file)
-			socket := strings.TrimPrefix(string(content), "unix://")
-			if err == nil && strings.HasPrefix(socket, "/run/containerd/s/") {
-				_ = os.Remove(socket)
-			}
+// isShimOf matches the shims of a containerd whose folder is below dir, by the
+// address that they report to.
+func isShimOf(dir string) func(pid int) bool {
+	return func(pid int) bool {
+		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil {
+			return false
+		}
+		args := strings.Split(string(content), "\x00")
+		if !strings.HasPrefix(filepath.Base(args[0]), "containerd-shim") {
+			return false
+		}
+		return slices.ContainsFunc(args[1:], func(arg string) bool { return strings.HasPrefix(arg, dir+"/") })
+	}
+}
+
+// removeSockets removes the sockets of a node's shims, which containerd keeps in
+// a folder of the machine whatever its own folders are.
+func (c *cluster) removeSockets(n node) {
+	files, _ := filepath.Glob(c.path(n.Name, "containerd/state/io.containerd.runtime.v2.task/*/*/address"))
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		socket := strings.TrimPrefix(string(content), "unix://")
+		if err == nil && strings.HasPrefix(socket, "/run/containerd/s/") {
+			_ = os.Remove(socket)
 		}
 	}
 }
 
-// mountsBelow lists the mounts below the state folder, the latest first.
-func (c *cluster) mountsBelow() ([]string, error) {
+// mountsBelow lists the mounts below a folder, the latest first.
+func mountsBelow(dir string) ([]string, error) {
 	all, err := mounts()
 	if err != nil {
 		return nil, err
 	}
 	var below []string
 	for _, m := range all {
-		if strings.HasPrefix(m.point, c.State+"/") {
+		if strings.HasPrefix(m.point, dir+"/") {
 			below = append(below, m.point)
 		}
 	}
@@ -141,11 +152,11 @@ func (c *cluster) mountsBelow() ([]string, error) {
 	return below, nil
 }
 
-// unmountAll unmounts what kubelet and containerd left. While anything is
-// mounted the state must not be deleted: the deletion would go through the
-// mount and empty a folder of the machine.
-func (c *cluster) unmountAll() error {
-	below, err := c.mountsBelow()
+// unmountBelow unmounts what kubelet and containerd left below a folder. While
+// anything is mounted the state must not be deleted: the deletion would go through
+// the mount and empty a folder of the machine.
+func unmountBelow(dir string) error {
+	below, err := mountsBelow(dir)
 	if err != nil {
 		return err
 	}
@@ -155,7 +166,7 @@ func (c *cluster) unmountAll() error {
 			failures = append(failures, fmt.Errorf("unmount %s: %w", point, err))
 		}
 	}
-	if below, err = c.mountsBelow(); err != nil {
+	if below, err = mountsBelow(dir); err != nil {
 		return err
 	}
 	if len(below) > 0 {
@@ -205,7 +216,9 @@ func (c *cluster) leftovers() []string {
 		}
 	}
 	add("recorded", slices.DeleteFunc(c.recorded(), func(p process) bool { return !p.alive() }))
-	add("in the network namespace", allProcesses(inNetns(c.netnsPath())))
+	for _, n := range c.nodes() {
+		add("in the network namespace", allProcesses(inNetns(netnsPath(n.Netns))))
+	}
 	add("in the cgroup", cgroupProcesses(c.netns()))
 	add("works in the state folder", allProcesses(func(pid int) bool {
 		for _, link := range []string{"cwd", "root"} {
@@ -214,9 +227,9 @@ func (c *cluster) leftovers() []string {
 				return true
 			}
 		}
-		return c.isShim(pid)
+		return isShimOf(c.State)(pid)
 	}))
-	below, err := c.mountsBelow()
+	below, err := mountsBelow(c.State)
 	if err != nil {
 		found = append(found, "mounts: "+err.Error())
 	}

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Command cluster builds, starts and removes a real one-node Kubernetes
-// cluster on a bare Linux machine, for the acceptance tests and for the quick
+// Command cluster builds, starts and removes a real Kubernetes cluster of one or
+// two nodes on a bare Linux machine, for the acceptance tests and for the quick
 // start. It needs root and Go, but no container engine and no registry; see
 // README.md next to this file.
 package main
@@ -16,16 +16,20 @@ import (
 	"path/filepath"
 )
 
-const usage = `usage: go run ./hack/cluster VERB [--name NAME] [--state-root DIR] [ARGUMENTS]
+const usage = `usage: go run ./hack/cluster VERB [--name NAME] [--state-root DIR] [--nodes 1|2] [ARGUMENTS]
 
   build [PART...]     build the parts into the cache (all, or: envtest node coredns helm pause debian)
   up                  start the cluster, or do nothing when it is up and healthy
   down                remove the cluster and everything that belongs to it
-  load IMAGE.tar...   import OCI or Docker archives as images of the node
+  stop [UNIT...]      stop units as a loss of power does (all, or: control-plane registry node-1 node-2)
+  start [UNIT...]     start units that were stopped
+  load IMAGE.tar...   import OCI or Docker archives as images of the nodes
   exec -- CMD...      run CMD inside the cluster's network, with KUBECONFIG and PATH set
   run  -- CMD...      fresh cluster, CMD as in exec, and down again in any case
   env                 print shell assignments: KUBEBUILDER_ASSETS, KUBECTL, HELM
   leftovers           list what is still there of the cluster; exit code 1 if anything is
+
+A new cluster, of up or run, has as many nodes as --nodes says.
 
 With USE_CURRENT_CONTEXT=true in the environment the verbs up, down and load do
 nothing, and exec and run only run CMD with the kubeconfig that is in use.
@@ -59,12 +63,15 @@ var verbs = map[string]func(c *cluster, args []string) error{
 	"build":      verbBuild,
 	"up":         verbUp,
 	"down":       verbDown,
+	"stop":       verbStop,
+	"start":      verbStart,
 	"load":       verbLoad,
 	"exec":       verbExec,
 	"run":        verbRun,
 	"env":        verbEnv,
 	"leftovers":  verbLeftovers,
 	"__up":       verbUpInside,
+	"__start":    verbStartInside,
 	"__check":    verbCheckInside,
 	"__guardian": verbGuardian,
 }
@@ -86,12 +93,16 @@ func dispatch(args []string) error {
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
 	name := flags.String("name", defaultName, "name of the cluster")
 	root := flags.String("state-root", defaultStateRoot, "folder that holds the clusters' state")
+	nodes := flags.Int("nodes", 1, "nodes of a new cluster, 1 or 2")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
 	c, err := newCluster(*name, *root)
 	if err != nil {
 		return err
+	}
+	if c.Nodes = *nodes; c.Nodes < 1 || c.Nodes > mostNodes {
+		return fmt.Errorf("--nodes %d: a cluster has 1 or 2 nodes", c.Nodes)
 	}
 	return verb(c, flags.Args())
 }

@@ -14,10 +14,12 @@ import (
 	"time"
 )
 
+// mostNodes is how many the link between them has ends for.
+const mostNodes = 2
+
 // node is a machine of the cluster: a network namespace with a containerd, a
 // kubelet and a kube-proxy of its own. Nothing below is shared with another
-// node, so a second one only takes a second value (and a link between the two
-// namespaces, and static routes between their pod networks).
+// node.
 type node struct {
 	Name    string
 	Address string
@@ -26,17 +28,40 @@ type node struct {
 }
 
 // newNode describes the node with the given index, from 1.
-func (c *cluster) newNode(index int, address, podCIDR string) node {
+func (c *cluster) newNode(index int) node {
 	netns := c.netns()
 	if index > 1 {
 		netns = fmt.Sprintf("%s.%d", netns, index) // a cluster's name has no dot
 	}
-	return node{Name: fmt.Sprintf("node-%d", index), Address: address, PodCIDR: podCIDR, Netns: netns}
+	return node{
+		Name: fmt.Sprintf("node-%d", index), Netns: netns,
+		Address: fmt.Sprintf("10.77.0.%d", 1+index), PodCIDR: fmt.Sprintf("10.201.%d.0/24", index),
+	}
 }
 
 // nodes are the nodes of the cluster; the first one carries the control plane.
 func (c *cluster) nodes() []node {
-	return []node{c.newNode(1, "10.77.0.2", "10.201.1.0/24")}
+	count := c.Nodes
+	if content, err := os.ReadFile(c.nodesFile()); err == nil {
+		count = len(strings.Fields(string(content)))
+	}
+	var all []node
+	for i := range count {
+		all = append(all, c.newNode(i+1))
+	}
+	return all
+}
+
+// nodesFile holds the names of the nodes. It is written before anything else is
+// made, so that down knows what to remove.
+func (c *cluster) nodesFile() string { return c.path("nodes") }
+
+func (c *cluster) saveNodes() error {
+	var names []string
+	for _, n := range c.nodes() {
+		names = append(names, n.Name)
+	}
+	return c.write(strings.Join(names, "\n")+"\n", "nodes")
 }
 
 // cgroup is below a cgroup of the cluster's own, which down removes as a whole.

@@ -70,6 +70,9 @@ func (c *cluster) start(netns, name string, env []string, argv ...string) (*daem
 
 // failed returns an error with the end of the log if the daemon has ended.
 func (d *daemon) failed() error {
+	if d == nil {
+		return nil
+	}
 	select {
 	case <-d.exited:
 		content, _ := os.ReadFile(d.log)

@@ -17,46 +17,48 @@ func registryAddress(n node) string {
 	return net.JoinHostPort(n.Address, strconv.Itoa(registryPort))
 }
 
-// startRegistry starts a real registry, with TLS of an authority of its own
-// and a login: what the product meets in the field.
-func (s *starter) startRegistry() (*daemon, error) {
+// prepareRegistry makes what a real registry needs, with TLS of an authority of its
+// own and a login: what the product meets in the field.
+func (s *starter) prepareRegistry() error {
 	first := s.nodes[0]
 	ca, err := newAuthority("pso-registry-ca")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	server, err := ca.issue(registryHost, nil, registryHost, first.Address)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	password := randomHex(16)
 	login, err := s.bcrypt(registryUser, password)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for name, content := range map[string]string{
 		"ca.crt": ca.pem, "tls.crt": server.cert, "tls.key": server.key, "htpasswd": login, "password": password,
 	} {
 		if err := s.c.write(content, "registry", name); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	data := map[string]string{"State": s.c.State, "Address": registryAddress(first), "Secret": randomHex(16)}
 	if err := s.c.writeRendered("registry.yaml", data, "registry", "config.yaml"); err != nil {
-		return nil, err
+		return err
 	}
 	// With this, a pod's image can come from the registry too.
 	if err := s.c.writeRendered("hosts.toml", data, "registries", registryAddress(first), "hosts.toml"); err != nil {
-		return nil, err
+		return err
 	}
-	if err := os.MkdirAll(s.c.path("registry", "data"), 0o755); err != nil {
-		return nil, err
-	}
+	return os.MkdirAll(s.c.path("registry", "data"), 0o755)
+}
+
+func (s *starter) startRegistry() error {
 	program, err := s.tools.find("docker-registry")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return s.c.start(first.Netns, "registry", s.tools.env(), program, "serve", s.c.path("registry", "config.yaml"))
+	_, err = s.c.start(s.nodes[0].Netns, registryUnit, s.tools.env(), program, "serve", s.c.path("registry", "config.yaml"))
+	return err
 }
 
 // bcrypt makes a line of a password file. The registry takes no other hash,

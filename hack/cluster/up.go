@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -63,6 +64,9 @@ func (c *cluster) up(ctx context.Context) error {
 		if exists(c.path("exec")) {
 			sick = c.inside(ctx, "__check")
 		}
+		if sick == nil && len(c.nodes()) != c.Nodes {
+			sick = fmt.Errorf("it has %d nodes, %d are wanted", len(c.nodes()), c.Nodes)
+		}
 		if sick == nil {
 			fmt.Printf("cluster %s is up and healthy (%s)\n", c.Name, c.State)
 			return nil
@@ -73,13 +77,11 @@ func (c *cluster) up(ctx context.Context) error {
 		}
 	}
 	begin := time.Now()
-	for _, n := range c.nodes() {
-		if err := createNetns(n.Netns, n.Address); err != nil {
-			return err
-		}
-	}
-	if err := os.MkdirAll(c.State, 0o755); err != nil {
+	if err := c.saveNodes(); err != nil {
 		return err
+	}
+	if err := createNetwork(c.nodes()); err != nil {
+		return fmt.Errorf("create the network of cluster %s: %w", c.Name, err)
 	}
 	if err := c.saveSettings(); err != nil {
 		return err
@@ -95,12 +97,12 @@ func (c *cluster) up(ctx context.Context) error {
 // inside runs a verb of this program inside the cluster's network namespace,
 // where the API server and CoreDNS can be reached. It dies with this process,
 // so that nothing goes on starting daemons after this one was killed.
-func (c *cluster) inside(ctx context.Context, verb string) error {
+func (c *cluster) inside(ctx context.Context, verb string, args ...string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "nsenter", "--net="+c.netnsPath(), "--", self, verb, "--name", c.Name, "--state-root", c.Root)
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + c.netnsPath(), "--", self, verb, "--name", c.Name, "--state-root", c.Root}, args...)...)
 	var stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = os.Stdout, &stderr
 	// The kernel ties this to the thread that starts the process.
@@ -120,7 +122,13 @@ func verbUpInside(c *cluster, _ []string) error {
 	if err != nil {
 		return err
 	}
-	return s.startAll()
+	if err := s.prepare(); err != nil {
+		return err
+	}
+	if err := s.start(s.c.units()); err != nil {
+		return err
+	}
+	return s.writeExec()
 }
 
 func verbCheckInside(c *cluster, _ []string) error {
@@ -139,9 +147,13 @@ func verbCheckInside(c *cluster, _ []string) error {
 	return s.check()
 }
 
-// check says what the cluster lacks to be healthy.
+// check says what the cluster lacks to be healthy. What was stopped does not count.
 func (s *starter) check() error {
+	running := s.c.running()
 	for _, n := range s.nodes {
+		if !slices.Contains(running, n.Name) {
+			continue
+		}
 		if err := s.api.checkNode(n.Name); err != nil {
 			return err
 		}
@@ -149,47 +161,46 @@ func (s *starter) check() error {
 	if err := s.api.checkServiceAccount(); err != nil {
 		return err
 	}
-	conn, err := net.DialTimeout("tcp", registryAddress(s.nodes[0]), time.Second)
-	if err != nil {
-		return fmt.Errorf("registry: %w", err)
+	if slices.Contains(running, registryUnit) {
+		if err := dial(registryAddress(s.nodes[0]))(); err != nil {
+			return fmt.Errorf("registry: %w", err)
+		}
 	}
-	_ = conn.Close()
 	return checkDNS(s.nodes[0].Address)
 }
 
-// startAll starts everything, in an order in which nobody has to wait for a
-// retry of his own: that is what makes it fast.
-func (s *starter) startAll() error {
-	if err := setKernelSwitches(); err != nil {
-		return err
-	}
+// prepare writes what lasts as long as the cluster.
+func (s *starter) prepare() error {
 	if err := s.c.writePKI(s.nodes); err != nil {
 		return err
 	}
 	if err := s.c.write("nameserver "+s.nodes[0].Address+"\n", "resolv.conf"); err != nil {
 		return err
 	}
-	api, err := s.c.newAPI(s.nodes[0])
-	if err != nil {
+	return s.prepareRegistry()
+}
+
+// start starts units, in an order in which nobody has to wait for a retry of
+// his own: that is what makes it fast.
+func (s *starter) start(units []string) (err error) {
+	if s.api, err = s.c.newAPI(s.nodes[0]); err != nil {
 		return err
 	}
-	s.api = api
-	etcd, err := s.startEtcd()
-	if err != nil {
-		return err
-	}
-	if err := waitFor("etcd", etcd, 20*time.Second, dial("127.0.0.1:2379")); err != nil {
-		return err
-	}
-	apiserver, err := s.startAPIServer()
-	if err != nil {
-		return err
+	wanted := func(unit string) bool { return slices.Contains(units, unit) }
+	nodes := slices.DeleteFunc(slices.Clone(s.nodes), func(n node) bool { return !wanted(n.Name) })
+	var apiserver *daemon
+	if wanted(controlPlane) {
+		if apiserver, err = s.startStorage(); err != nil {
+			return err
+		}
 	}
 	// While the API server reads itself in, what does not need it can start.
-	if _, err := s.startRegistry(); err != nil {
-		return err
+	if wanted(registryUnit) {
+		if err := s.startRegistry(); err != nil {
+			return err
+		}
 	}
-	for _, n := range s.nodes {
+	for _, n := range nodes {
 		if err := s.startRuntime(n); err != nil {
 			return err
 		}
@@ -197,36 +208,21 @@ func (s *starter) startAll() error {
 	if err := waitFor("kube-apiserver", apiserver, time.Minute, func() error { return s.api.get("/readyz", nil) }); err != nil {
 		return err
 	}
-	return s.startRest()
-}
-
-// startRest starts what needs the API server, and waits until all is healthy.
-func (s *starter) startRest() error {
-	for _, n := range s.nodes {
+	for _, n := range nodes {
 		if err := s.startKubelet(n); err != nil {
 			return err
 		}
 	}
-	manager, err := s.startControllerManager()
-	if err != nil {
-		return err
-	}
-	if err := s.allowCoreDNS(); err != nil {
-		return fmt.Errorf("permissions of CoreDNS: %w", err)
-	}
-	for _, start := range []func() (*daemon, error){s.startCoreDNS, s.startScheduler} {
-		if _, err := start(); err != nil {
+	if wanted(controlPlane) {
+		if err := s.startControllers(); err != nil {
 			return err
 		}
 	}
-	if err := waitFor("the cluster", manager, time.Minute, s.check); err != nil {
-		return err
-	}
-	return s.writeExec()
+	return waitFor("the cluster", nil, time.Minute, s.check)
 }
 
-// waitFor repeats a check until it succeeds, the daemon ends, or the time is
-// over.
+// waitFor repeats a check until it succeeds, the daemon (which may be nil) ends, or
+// the time is over.
 func waitFor(what string, d *daemon, limit time.Duration, check func() error) error {
 	deadline := time.Now().Add(limit)
 	for {
