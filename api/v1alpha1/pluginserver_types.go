@@ -85,12 +85,12 @@ type PluginServerSpec struct {
 	// +kubebuilder:validation:MaxItems=32
 	Tolerations []corev1.Toleration `json:"tolerations,omitempty"`
 
-	// Affinity of the pods. By default they prefer different nodes.
+	// Affinity of the pods. By default they prefer different zones.
 	//
 	// +optional
 	Affinity *corev1.Affinity `json:"affinity,omitempty"`
 
-	// TopologySpreadConstraints of the pods.
+	// TopologySpreadConstraints of the pods. By default they prefer different nodes.
 	//
 	// +optional
 	// +listType=atomic

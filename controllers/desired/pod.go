@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -73,18 +74,38 @@ func schedule(spec *corev1ac.PodSpecApplyConfiguration, p Parameters) *corev1ac.
 	for _, c := range server.TopologySpreadConstraints {
 		spec.WithTopologySpreadConstraints(convert[corev1ac.TopologySpreadConstraintApplyConfiguration](c))
 	}
+	if len(server.TopologySpreadConstraints) == 0 {
+		spec.WithTopologySpreadConstraints(spread(p.Server.Name))
+	}
 	if server.PriorityClassName != "" {
 		spec.WithPriorityClassName(server.PriorityClassName)
 	}
 	if server.Affinity != nil {
 		return spec.WithAffinity(convert[corev1ac.AffinityApplyConfiguration](server.Affinity))
 	}
-	// Preferred, so that two replicas also fit on one node.
-	return spec.WithAffinity(corev1ac.Affinity().WithPodAntiAffinity(corev1ac.PodAntiAffinity().
+	return spec.WithAffinity(apart(p.Server.Name))
+}
+
+// apart prefers different zones. As a second spread constraint that would switch
+// the first one off on nodes without a zone.
+func apart(server string) *corev1ac.AffinityApplyConfiguration {
+	return corev1ac.Affinity().WithPodAntiAffinity(corev1ac.PodAntiAffinity().
 		WithPreferredDuringSchedulingIgnoredDuringExecution(corev1ac.WeightedPodAffinityTerm().WithWeight(100).
 			WithPodAffinityTerm(corev1ac.PodAffinityTerm().
-				WithTopologyKey(corev1.LabelHostname).
-				WithLabelSelector(metav1ac.LabelSelector().WithMatchLabels(Selector(p.Server.Name)))))))
+				WithTopologyKey(corev1.LabelTopologyZone).
+				WithLabelSelector(metav1ac.LabelSelector().WithMatchLabels(Selector(server))))))
+}
+
+// spread prefers different nodes, so that two replicas also fit on one. It counts
+// the pods of one revision alone: an anti-affinity counts those that a rollout is
+// about to end too, and leaves all new ones on the node that had the fewest.
+func spread(server string) *corev1ac.TopologySpreadConstraintApplyConfiguration {
+	return corev1ac.TopologySpreadConstraint().
+		WithMaxSkew(1).
+		WithTopologyKey(corev1.LabelHostname).
+		WithWhenUnsatisfiable(corev1.ScheduleAnyway).
+		WithLabelSelector(metav1ac.LabelSelector().WithMatchLabels(Selector(server))).
+		WithMatchLabelKeys(appsv1.DefaultDeploymentUniqueLabelKey)
 }
 
 // withVolumes adds the data, where it is not a StatefulSet's claim, and, for
