@@ -58,23 +58,29 @@ test-api: ## Tests on a real API server.
 .PHONY: test-node
 test-node: ## Tests on a real node (needs Linux and root).
 ifeq ($(shell uname -s)-$(shell id -u),Linux-0)
-	$(MAKE) parts image stand-ins bin/cluster bin/push
-	go test -tags node -c -o /dev/null ./hack/e2e # the cluster has no way out to download modules
-	bin/cluster run --name test -- go test -tags node -count=1 -v -timeout 30m ./hack/e2e
+	$(MAKE) node-parts
+	bin/cluster run --name test --nodes 2 -- go test -tags node -count=1 -v -timeout 40m ./hack/e2e
 	bin/cluster leftovers --name test
 else
 	@echo "test-node: SKIPPED, the tests on a real node need Linux and root"
 endif
 
 .PHONY: bench
-bench: ## Benchmarks, each beside a peer in the same run (a quarter of an hour; wants an idle machine, Linux and root).
+bench: ## Benchmarks, each beside a peer in the same run (half an hour; wants an idle machine, Linux and root).
 ifeq ($(shell uname -s)-$(shell id -u),Linux-0)
 	go build -o bin/bench ./hack/bench && bin/bench
+	$(MAKE) bench-node
 else
-	@echo "bench: SKIPPED hack/bench, it needs Linux and root"
+	@echo "bench: SKIPPED hack/bench and the benchmarks on a real node, they need Linux and root"
 endif
 	go test -run '^$$' -bench . -benchtime 3x ./internal/...
 	@$(PARTS) && set -x && go test -tags envtest -run '^$$' -bench . -benchtime 3x ./controllers
+
+# The life cycle's long run, and how long a change takes, on the nodes of test-node.
+.PHONY: bench-node
+bench-node: node-parts
+	set -o pipefail; bin/cluster run --name bench --nodes 2 -- go test -tags node -count=1 -v -timeout 60m \
+		-run '^TestLifeCycle$$' -bench . -benchtime 1x ./hack/e2e -args -small-requests=500000 | tee hack/bench/raw/node.txt
 
 .PHONY: verify
 verify: generate ## Generate, format, lint; fails when the tree is dirty.
@@ -101,6 +107,17 @@ cluster-down: ## Remove it, and everything that belongs to it.
 	$(CLUSTER) down
 
 # What follows is made on behalf of others.
+
+# The cluster has no way out to download modules, so the tests are compiled before.
+.PHONY: node-parts
+node-parts: parts image next-image stand-ins bin/cluster bin/push
+	go test -tags node -c -o /dev/null ./hack/e2e
+
+# The image of a later version, to upgrade to.
+.PHONY: next-image
+next-image:
+	VERSION=next hack/image/build.sh bin/next/$(subst /,_,$(HOST))
+	go run ./hack/image -ref plugin-server-operator/next -platform $(HOST) -from bin/next -out bin/next.tar
 
 .PHONY: parts
 parts:

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2"
 	orasfile "oras.land/oras-go/v2/content/file"
 	"oras.land/oras-go/v2/registry/remote"
@@ -21,7 +23,8 @@ import (
 )
 
 // cold fills an empty pod from an empty operator, and beside it copies the same
-// artifacts with plain oras, one after the other.
+// artifacts with plain oras: from a registry that is far away one after the
+// other, as upstream's way is, and from one that is near eight at a time.
 func (b *bench) cold() (section, error) {
 	count := shorter(b, 8, 90)
 	remote, err := startRegistry(filepath.Join(b.dir, "registry"))
@@ -38,45 +41,84 @@ func (b *bench) cold() (section, error) {
 		}
 	}
 	b.say("%d plugins are in the registry", count)
-	upstream, err := b.orasOneByOne(remote)
-	if err != nil {
-		return section{}, err
-	}
-	b.say("oras, one after the other: %s", upstream)
-	both, pod, err := b.fill(remote)
-	if err != nil {
-		return section{}, err
-	}
-	b.say("operator and pod: %s, another pod: %s", both, pod)
 	s := section{
 		title: fmt.Sprintf("Cold fill with %d plugins", count),
-		text: fmt.Sprintf("%d plugins of 6 to 10 MB, %.0f MB together, in the shape of the official ones (tar.gz), in a registry that takes %d ms for each answer and sends %.1f MB a second on each connection. "+
-			"Ours is the way from an empty operator (queue, fetch, inspection, gzip, store, handler; in the process of the benchmark) and an empty pod (default limits) to a pod that serves all of them. "+
-			"Upstream's way is a plain oras copy of each artifact, one after the other, each with a new client; nothing is unpacked or checked further.",
-			count, float64(total)/1e6, registryPause.Milliseconds(), float64(registryRate)/1e6),
-		head: []string{"", "seconds", "times as fast"},
-		raw:  map[string]time.Duration{"oras": upstream, "operatorAndPod": both, "pod": pod},
+		text: fmt.Sprintf("%d plugins of 6 to 10 MB, %.0f MB together, in the shape of the official ones (tar.gz). The far registry takes %d ms for each answer and sends %.1f MB a second on each connection; "+
+			"the near one is the loopback device. Ours is the way from an empty operator (queue, fetch, inspection, gzip, store, handler; in the process of the benchmark) and an empty pod (default limits) to a pod that serves all of them. "+
+			"Upstream's way is a plain oras copy of each artifact, each with a new client; nothing is unpacked or checked further. Medians of %d runs from the near registry, which take turns.",
+			count, float64(total)/1e6, registryPause.Milliseconds(), float64(registryRate)/1e6, nearRuns),
+		head: []string{"registry", "", "seconds", "times as fast"},
 	}
-	for _, row := range []struct {
-		name string
-		took time.Duration
-	}{{"oras, one after the other", upstream}, {"empty operator and empty pod", both}, {"an empty pod, the operator has the modules", pod}} {
-		s.rows = append(s.rows, []string{row.name, seconds(row.took), fmt.Sprintf("%.1f", upstream.Seconds()/row.took.Seconds())})
+	raw := map[string]any{}
+	for _, far := range []bool{true, false} {
+		remote.far = far
+		if err := b.coldBeside(&s, remote, raw); err != nil {
+			return section{}, err
+		}
 	}
-	times := upstream.Seconds() / both.Seconds()
-	s.check(times >= 5, "an empty operator and an empty pod at least 5 times as fast as oras, one after the other: %.1f", times)
+	s.raw = raw
 	return s, nil
 }
 
-// orasOneByOne copies all artifacts, each as a run of the program oras would.
-func (b *bench) orasOneByOne(r *registry) (time.Duration, error) {
-	began := time.Now()
-	for _, p := range r.entries {
-		if err := b.orasCopy(r, p); err != nil {
-			return 0, err
-		}
+const (
+	// nearRuns is how often the near registry is read by each.
+	nearRuns = 3
+	// atATime is how many plain pulls run at once from the near registry.
+	atATime = 8
+)
+
+// coldBeside measures both ways from one registry.
+func (b *bench) coldBeside(s *section, r *registry, raw map[string]any) error {
+	name, pulls, runs := "near", atATime, nearRuns
+	if r.far {
+		name, pulls, runs = "far", 1, 1
 	}
-	return time.Since(began), nil
+	var upstream, both, pod []time.Duration
+	for range runs {
+		took, err := b.oras(r, pulls)
+		if err != nil {
+			return err
+		}
+		cold, warm, err := b.fill(r)
+		if err != nil {
+			return err
+		}
+		b.say("%s registry: oras, %d at a time: %s; operator and pod: %s; another pod: %s", name, pulls, took, cold, warm)
+		upstream, both, pod = append(upstream, took), append(both, cold), append(pod, warm)
+	}
+	raw[name] = map[string][]time.Duration{"oras": upstream, "operatorAndPod": both, "pod": pod}
+	peer := middle(upstream)
+	for _, row := range []struct {
+		name string
+		took time.Duration
+	}{{fmt.Sprintf("oras, %d at a time", pulls), peer}, {"empty operator and empty pod", middle(both)}, {"an empty pod, the operator has the modules", middle(pod)}} {
+		s.rows = append(s.rows, []string{name, row.name, seconds(row.took), fmt.Sprintf("%.1f", peer.Seconds()/row.took.Seconds())})
+	}
+	if ratio := middle(both).Seconds() / peer.Seconds(); r.far {
+		s.check(1/ratio >= 5, "far away, an empty operator and an empty pod are at least 5 times as fast as oras, one after the other: %.1f", 1/ratio)
+	} else {
+		s.check(ratio <= 1.3, "near by, an empty operator and an empty pod take at most 1.3 times as long as oras, %d at a time: %.2f", pulls, ratio)
+		ratio = middle(pod).Seconds() / peer.Seconds()
+		s.check(ratio <= 1.3, "and an empty pod, where the operator has the modules: %.2f", ratio)
+	}
+	return nil
+}
+
+func middle(all []time.Duration) time.Duration {
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[len(sorted)/2]
+}
+
+// oras copies all artifacts, each as a run of the program oras would, some at a time.
+func (b *bench) oras(r *registry, atATime int) (time.Duration, error) {
+	began := time.Now()
+	var copying errgroup.Group
+	copying.SetLimit(atATime)
+	for _, p := range r.entries {
+		copying.Go(func() error { return b.orasCopy(r, p) })
+	}
+	err := copying.Wait()
+	return time.Since(began), err
 }
 
 func (b *bench) orasCopy(r *registry, p plugin) error {
@@ -125,8 +167,12 @@ func (b *bench) fill(r *registry) (both, pod time.Duration, err error) {
 	}
 	began = time.Now()
 	_, stop, err = b.pods("warm", 1, operator.url, len(r.entries))
+	pod = time.Since(began)
 	stop()
-	return both, time.Since(began), err
+	for _, dir := range []string{"store", "cold-0", "warm-0"} { // the next run begins empty too
+		err = errors.Join(err, os.RemoveAll(filepath.Join(b.dir, dir)))
+	}
+	return both, pod, err
 }
 
 // declare hands out a catalog each second in which what was fetched by then is

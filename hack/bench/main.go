@@ -35,7 +35,6 @@ var parts = []part{
 	{"slow", (*bench).slow},
 	{"downloads", (*bench).downloads},
 	{"fleet", (*bench).fleet},
-	{"change", (*bench).change},
 	{"cold", (*bench).cold},
 }
 

@@ -1,4 +1,4 @@
-// Package e2e holds the tests on a real node: real kubelet and containerd,
+// Package e2e holds the tests on two real nodes: real kubelets and containerds,
 // real registry, real Helm, the operator's own image. They run inside a cluster
 // that was made for them:
 //

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,10 +21,10 @@ import (
 	"github.com/higress-group/plugin-server-operator/api/v1alpha1"
 )
 
-// Downloads of TestLifeCycle, at least.
-const (
-	smallRequests = 100_000
-	largeRequests = 2_000
+// Downloads of TestLifeCycle, at least. The long run asks for more.
+var (
+	smallRequests = flag.Int("small-requests", 100_000, "downloads of 300 bytes")
+	largeRequests = flag.Int("large-requests", 2_000, "downloads of a plugin's size")
 )
 
 // tiny is a module of some 300 bytes.
@@ -54,8 +55,9 @@ func TestLifeCycle(t *testing.T) {
 		expect(t, time.Minute, srv, v1alpha1.ConditionReplicasConsistent, metav1.ConditionTrue)
 	}
 	settled()
-	stopSmall := load(t, url(srv.Name, small), small.sha256, 16, "-retry", "-pause=0s", fmt.Sprintf("-at-least=%d", smallRequests))
-	stopLarge := load(t, url(srv.Name, large), large.sha256, 4, "-retry", fmt.Sprintf("-at-least=%d", largeRequests))
+	onTwoNodes(t, srv.Name)
+	stopSmall := load(t, url(srv.Name, small), small.sha256, 16, "-retry", "-pause=0s", fmt.Sprintf("-at-least=%d", *smallRequests))
+	stopLarge := load(t, url(srv.Name, large), large.sha256, 4, "-retry", fmt.Sprintf("-at-least=%d", *largeRequests))
 	began := time.Now()
 	step := func(what string, do func()) {
 		t.Helper()
@@ -71,13 +73,29 @@ func TestLifeCycle(t *testing.T) {
 	for name := range pods(t, srv.Name) {
 		step("evicted "+name, func() { evict(t, name) })
 	}
+	step("a pod was deleted by force", func() {
+		for name := range pods(t, srv.Name) {
+			mustRun(t, "kubectl", "-n", namespace, "delete", "pod", name, "--force", "--grace-period=0")
+			break
+		}
+	})
+	step("a node was drained", func() {
+		mustRun(t, "kubectl", "drain", secondNode, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=3m")
+	})
+	step("the node came back", func() {
+		mustRun(t, "kubectl", "uncordon", secondNode)
+		mustRun(t, "kubectl", "-n", namespace, "rollout", "restart", "deployment", srv.Name)
+		mustRun(t, "kubectl", "-n", namespace, "rollout", "status", "deployment", srv.Name, "--timeout=2m")
+	})
+	onTwoNodes(t, srv.Name)
 	step("the operator was replaced", func() {
-		if _, err := run(t.Context(), "kubectl", "-n", namespace, "rollout", "restart", "deployment", release); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := run(t.Context(), "kubectl", "-n", namespace, "rollout", "status", "deployment", release, "--timeout=1m"); err != nil {
-			t.Fatal(err)
-		}
+		mustRun(t, "kubectl", "-n", namespace, "rollout", "restart", "deployment", release)
+		mustRun(t, "kubectl", "-n", namespace, "rollout", "status", "deployment", release, "--timeout=1m")
+	})
+	step("the operator and its servers were upgraded", func() { upgrade(t, srv.Name) })
+	step("and the upgrade was taken back", func() {
+		mustRun(t, "helm", "rollback", release, "--namespace", namespace, "--wait", "--timeout", "2m")
+		awaitImage(t, srv.Name, env.image)
 	})
 	step("20 changes of the catalog", func() { changeCatalog(t, src, small, 20) })
 	for what, s := range map[string]summary{"small": stopSmall(), "large": stopLarge()} {
@@ -88,11 +106,60 @@ func TestLifeCycle(t *testing.T) {
 	}
 }
 
-func scale(t *testing.T, srv *v1alpha1.PluginServer, replicas int) {
+// upgrade gives the operator another image: it is the servers' too.
+func upgrade(t *testing.T, server string) {
 	t.Helper()
-	if _, err := run(t.Context(), "kubectl", "-n", namespace, "scale", "pluginserver", srv.Name, fmt.Sprintf("--replicas=%d", replicas)); err != nil {
+	next, err := imageRef("next")
+	if err != nil {
 		t.Fatal(err)
 	}
+	repository, tag, _ := cutLast(next, ":")
+	mustRun(t, "helm", "upgrade", release, "charts/plugin-server-operator", "--namespace", namespace, "--reuse-values",
+		"--set", "image.repository="+repository, "--set", "image.tag="+tag, "--wait", "--timeout", "2m")
+	awaitImage(t, server, next)
+}
+
+// awaitImage waits until all pods of a server run an image, and are ready.
+func awaitImage(t *testing.T, server, image string) {
+	t.Helper()
+	eventually(t, 3*time.Minute, "all pods of "+server+" run "+image, func() error {
+		running := pods(t, server)
+		for name, pod := range running {
+			if pod.Spec.Containers[0].Image != image {
+				return fmt.Errorf("%s runs %s", name, pod.Spec.Containers[0].Image)
+			}
+		}
+		if len(running) != 2 {
+			return fmt.Errorf("%d pods are ready", len(running))
+		}
+		return nil
+	})
+}
+
+// onTwoNodes fails unless the two pods of a server are spread.
+func onTwoNodes(t *testing.T, server string) {
+	t.Helper()
+	nodes := map[string]bool{}
+	for _, pod := range pods(t, server) {
+		nodes[pod.Spec.NodeName] = true
+	}
+	if len(nodes) != 2 {
+		t.Errorf("the pods of %s are on %v, want two nodes", server, nodes)
+	}
+}
+
+func mustRun(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := run(t.Context(), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func scale(t *testing.T, srv *v1alpha1.PluginServer, replicas int) {
+	t.Helper()
+	mustRun(t, "kubectl", "-n", namespace, "scale", "pluginserver", srv.Name, fmt.Sprintf("--replicas=%d", replicas))
 	eventually(t, time.Minute, "the operator sees the new number", func() error {
 		if err := env.client.Get(t.Context(), client.ObjectKeyFromObject(srv), srv); err != nil {
 			return err

@@ -27,6 +27,8 @@ const (
 	release   = "plugin-server-operator"
 	// clientPod downloads plugins from inside the cluster.
 	clientPod = "client"
+	// firstNode has the control plane too; the second one may go.
+	firstNode, secondNode = "node-1", "node-2"
 )
 
 // root of the checkout: tests run in their package's folder.
@@ -63,7 +65,7 @@ func setUp(ctx context.Context) error {
 	if env.client, err = client.New(env.config, client.Options{Scheme: controllers.Scheme()}); err != nil {
 		return err
 	}
-	archives := []string{"image", "printenv", "client"}
+	archives := []string{"image", "next", "printenv", "client"}
 	for _, name := range archives {
 		if _, err := run(ctx, "bin/cluster", "load", "--name", os.Getenv("CLUSTER_NAME"), filepath.Join("bin", name+".tar")); err != nil {
 			return err
@@ -161,9 +163,10 @@ kind: Pod
 metadata: {name: %s, namespace: default}
 spec:
   terminationGracePeriodSeconds: 1
+  nodeSelector: {kubernetes.io/hostname: %s}
   containers:
   - {name: client, image: %q, imagePullPolicy: IfNotPresent, command: [/client], args: [wait]}
-`, clientPod, image)); err != nil {
+`, clientPod, firstNode, image)); err != nil {
 		return err
 	}
 	_, err = run(ctx, "kubectl", "wait", "--for=condition=Ready", "pod/"+clientPod, "--timeout=1m")

@@ -53,7 +53,7 @@ func push(t *testing.T, name, version, shape string) plugin {
 	return pushAs(t, p, shape, fmt.Sprintf("%s/plugins/%s:%s", registry(), name, version))
 }
 
-func pushAs(t *testing.T, p plugin, shape, reference string) plugin {
+func pushAs(t testing.TB, p plugin, shape, reference string) plugin {
 	t.Helper()
 	out, err := run(t.Context(), "bin/push", "-shape", shape, "-ca", os.Getenv("REGISTRY_CA"),
 		"-user", os.Getenv("REGISTRY_USER"), "-description", "a test plugin", p.file, reference)
@@ -83,7 +83,7 @@ func server(name string) *v1alpha1.PluginServer {
 }
 
 // create makes an object that is deleted, and gone, before the test ends.
-func create(t *testing.T, o client.Object) {
+func create(t testing.TB, o client.Object) {
 	t.Helper()
 	if err := env.client.Create(t.Context(), o); err != nil {
 		t.Fatal(err)
@@ -141,7 +141,12 @@ func load(t *testing.T, url, sha256 string, workers int, flags ...string) (stop 
 		return nil
 	})
 	args := append([]string{"exec", "-i", clientPod, "--", "/client", "load", fmt.Sprintf("-workers=%d", workers), "-pause=20ms", "-sha256=" + sha256}, flags...)
-	cmd := exec.Command("kubectl", append(args, url)...)
+	return startLoad(t, exec.Command("kubectl", append(args, url)...))
+}
+
+// startLoad runs a client's load until stop is called.
+func startLoad(t *testing.T, cmd *exec.Cmd) (stop func() summary) {
+	t.Helper()
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -166,7 +171,7 @@ func load(t *testing.T, url, sha256 string, workers int, flags ...string) (stop 
 }
 
 // eventually waits until check gives no error.
-func eventually(t *testing.T, within time.Duration, what string, check func() error) {
+func eventually(t testing.TB, within time.Duration, what string, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(within)
 	for {

@@ -35,7 +35,7 @@ func increment(revision string) string {
 }
 
 // remove deletes an object and waits until it and what belongs to it are gone.
-func remove(t *testing.T, o client.Object) {
+func remove(t testing.TB, o client.Object) {
 	t.Helper()
 	// Cleanups run after the test's own context has ended.
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -64,7 +64,7 @@ func remove(t *testing.T, o client.Object) {
 }
 
 // condition reads a condition of a PluginServer or PluginSource.
-func condition(t *testing.T, o client.Object, kind string) metav1.Condition {
+func condition(t testing.TB, o client.Object, kind string) metav1.Condition {
 	t.Helper()
 	if err := env.client.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func condition(t *testing.T, o client.Object, kind string) metav1.Condition {
 }
 
 // expect waits for a condition.
-func expect(t *testing.T, within time.Duration, o client.Object, kind string, status metav1.ConditionStatus, reasons ...string) metav1.Condition {
+func expect(t testing.TB, within time.Duration, o client.Object, kind string, status metav1.ConditionStatus, reasons ...string) metav1.Condition {
 	t.Helper()
 	var last metav1.Condition
 	eventually(t, within, fmt.Sprintf("%s of %s is %s %v", kind, o.GetName(), status, reasons), func() error {
@@ -144,7 +144,7 @@ func rollouts(t *testing.T, deployment string) string {
 }
 
 // pods gives the ready pods of a server, by name.
-func pods(t *testing.T, server string) map[string]corev1.Pod {
+func pods(t testing.TB, server string) map[string]corev1.Pod {
 	t.Helper()
 	var list corev1.PodList
 	if err := env.client.List(t.Context(), &list, client.InNamespace(namespace), client.MatchingLabels{"app": server, "higress": server}); err != nil {
@@ -187,7 +187,7 @@ func onEveryReplica(t *testing.T, server string, p plugin) error {
 }
 
 // edit changes an object, again where somebody else did meanwhile.
-func edit[T client.Object](t *testing.T, o T, change func(T)) {
+func edit[T client.Object](t testing.TB, o T, change func(T)) {
 	t.Helper()
 	eventually(t, 10*time.Second, "edit "+o.GetName(), func() error {
 		if err := env.client.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
