@@ -189,7 +189,11 @@ func (o *observedServer) controllerValue(ours string) (value, wait string) {
 	wanted := o.server.Spec.Higress.Controller.MCPServerVersion
 	present := strings.TrimSuffix(strings.TrimPrefix(ours, prefix), suffix)
 	keep, retained := o.has(catalog.Key{Name: mcpServer, Version: present})
-	keep = keep && ours != "" && prefix+present+suffix == ours
+	stands := ours != "" && prefix+present+suffix == ours
+	if stands && !o.imageKnown() {
+		return ours, ""
+	}
+	keep = keep && stands
 	if keep && !retained && (wanted == "" || wanted == present) {
 		return ours, ""
 	}
@@ -208,6 +212,13 @@ func (o *observedServer) controllerValue(ours string) (value, wait string) {
 		return "", fmt.Sprintf("plugin %s:%s, which the spec names, is not served by every ready replica", mcpServer, wanted)
 	}
 	return "", fmt.Sprintf("no plugin %s is served; the controller keeps its default", mcpServer)
+}
+
+// imageKnown says whether it is known what the pods serve. Of somebody's image
+// only they can say it: while there are none, or one is silent, nothing has changed.
+func (o *observedServer) imageKnown() bool {
+	silent := slices.ContainsFunc(o.pods, func(p podState) bool { return p.err != nil })
+	return !runsImage(o.server) || (len(o.pods) > 0 && !silent)
 }
 
 // has says whether the catalog has a module for a key, and whether only because

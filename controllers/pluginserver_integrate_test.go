@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +64,11 @@ func TestControllerValue(t *testing.T) {
 			}
 		}
 	}
+	image := func(served []string, pods ...podState) *observedServer {
+		o := serverOf(served...)
+		o.server.Spec.Server.Type, o.catalog, o.pods = v1alpha1.ServerImage, nil, pods
+		return o
+	}
 	other := serverOf()
 	other.served[catalog.Key{Name: "key-auth", Version: "9.0.0"}] = "aa"
 	for name, c := range map[string]struct {
@@ -88,6 +94,11 @@ func TestControllerValue(t *testing.T) {
 		"the spec names what is not served yet: what is there stays": {
 			observed: serverOf("1.9.0"), wanted: "1.10.0", ours: "1.9.0", want: "1.9.0"},
 		"the spec names what is not served, and nothing is there": {observed: serverOf("1.9.0"), wanted: "1.10.0", wait: "mcp-server:1.10.0"},
+		"an image that has it":                                 {observed: image([]string{"1.9.0"}, podState{}), want: "1.9.0"},
+		"an image that lacks it: let go":                       {observed: image(nil, podState{}), ours: "1.9.0", wait: "no plugin"},
+		"an image, and all its pods are away: it stays":        {observed: image(nil), ours: "1.9.0", want: "1.9.0"},
+		"an image, and a pod is silent: it stays":              {observed: image(nil, podState{}, podState{err: io.EOF}), ours: "1.9.0", want: "1.9.0"},
+		"an image, and nothing is known yet: nothing is taken": {observed: image(nil), wait: "no plugin"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
