@@ -123,12 +123,19 @@ next-image:
 parts:
 	$(CLUSTER) build
 
-# Images of the programs that run in the cluster beside ours.
-.PHONY: stand-ins
-stand-ins:
+# Images of the programs that run in the cluster beside ours. The quick start needs
+# the first two, wherever its cluster is; nginx is for the tests on a real node.
+.PHONY: printenv-client
+printenv-client:
 	@$(call programs,$(HOST),./hack/printenv ./hack/e2e/client)
 	go run ./hack/image -ref plugin-server-operator/printenv -platform $(HOST) -programs printenv -entrypoint printenv -out bin/printenv.tar
 	go run ./hack/image -ref plugin-server-operator/client -platform $(HOST) -programs client -entrypoint client -out bin/client.tar
+
+.PHONY: stand-ins
+stand-ins: printenv-client
+	$(CLUSTER) build debian && nginx=$$($(CLUSTER) which nginx) && hack/nginx/tree.sh "$$nginx" bin/nginx key-auth:1.0.0 mcp-server:1.0.0
+	go run ./hack/image -ref plugin-server-operator/nginx -platform $(HOST) -tree bin/nginx \
+		-entrypoint usr/sbin/nginx -user 0:0 -stop-signal SIGQUIT -out bin/nginx.tar
 
 .PHONY: bin/cluster bin/push
 bin/cluster bin/push:

@@ -31,7 +31,7 @@ prepare() {
 		make --no-print-directory parts
 	fi
 	step "Building the operator's image, and plugins with Higress's Go SDK"
-	make --no-print-directory image stand-ins bin/cluster bin/push
+	make --no-print-directory image printenv-client bin/cluster bin/push
 	local name version
 	for plugin in "${plugins[@]}"; do
 		read -r name version _ <<<"$plugin"

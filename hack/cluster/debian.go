@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,6 +25,7 @@ var debianPrograms = []struct{ program, pkg string }{
 	{"conntrack", "conntrack"},
 	{"htpasswd", "apache2-utils"},
 	{"docker-registry", "docker-registry"},
+	{"nginx", "nginx"}, // no part of a cluster: see hack/nginx
 }
 
 // missingPackages are the packages of the programs that the machine lacks.
@@ -176,6 +178,23 @@ func (p programs) find(name string) (string, error) {
 		}
 	}
 	return lookSystem(name)
+}
+
+// verbWhich prints where a program of the distribution is.
+func verbWhich(_ *cluster, args []string) error {
+	if len(args) != 1 {
+		return errors.New("which: name one program")
+	}
+	p, err := newParts()
+	if err != nil {
+		return err
+	}
+	file, err := programs{dir: p.dir("debian")}.find(args[0])
+	if err != nil {
+		return fmt.Errorf("which: %w: run \"go run ./hack/cluster build debian\" first", err)
+	}
+	fmt.Println(file)
+	return nil
 }
 
 // env is the environment in which unpacked programs find each other, their

@@ -27,6 +27,7 @@ const usage = `usage: go run ./hack/cluster VERB [--name NAME] [--state-root DIR
   exec -- CMD...      run CMD inside the cluster's network, with KUBECONFIG and PATH set
   run  -- CMD...      fresh cluster, CMD as in exec, and down again in any case
   env                 print shell assignments: KUBEBUILDER_ASSETS, KUBECTL, HELM
+  which PROGRAM       print where a program of the distribution is, such as nginx
   leftovers           list what is still there of the cluster; exit code 1 if anything is
 
 A new cluster, of up or run, has as many nodes as --nodes says.
@@ -69,6 +70,7 @@ var verbs = map[string]func(c *cluster, args []string) error{
 	"exec":       verbExec,
 	"run":        verbRun,
 	"env":        verbEnv,
+	"which":      verbWhich,
 	"leftovers":  verbLeftovers,
 	"__up":       verbUpInside,
 	"__start":    verbStartInside,

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -20,25 +21,17 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// user is what the image runs as: the number that distroless images call
-// nonroot. A number, so that the kubelet can tell that it is not root.
+// user is what the image runs as by default: the number that distroless images
+// call nonroot. A number, so that the kubelet can tell that it is not root.
 const user = "65532:65532"
 
-// build makes the image of one platform: one layer with the programs, each
-// readable and executable by everybody, with no time in it.
-func build(platform v1.Platform, folder string, programs []string, entrypoint string) (v1.Image, error) {
+// build makes the image of one platform: one layer with the named files of a
+// folder, which all belong to root.
+func build(platform v1.Platform, folder string, names []string, config v1.Config) (v1.Image, error) {
 	var content bytes.Buffer
 	archive := tar.NewWriter(&content)
-	for _, program := range programs {
-		data, err := os.ReadFile(filepath.Join(folder, program))
-		if err != nil {
-			return nil, fmt.Errorf("%w (build the programs first, with hack/image/build.sh)", err)
-		}
-		header := &tar.Header{Name: program, Mode: 0o755, Size: int64(len(data)), Typeflag: tar.TypeReg, ModTime: time.Unix(0, 0)}
-		if err := archive.WriteHeader(header); err != nil {
-			return nil, err
-		}
-		if _, err := archive.Write(data); err != nil {
+	for _, name := range names {
+		if err := add(archive, folder, name); err != nil {
 			return nil, err
 		}
 	}
@@ -51,21 +44,73 @@ func build(platform v1.Platform, folder string, programs []string, entrypoint st
 	if err != nil {
 		return nil, err
 	}
-	if !slices.Contains(programs, entrypoint) {
-		return nil, fmt.Errorf("-entrypoint %s is none of the programs %v", entrypoint, programs)
+	if entrypoint := strings.TrimPrefix(config.Entrypoint[0], "/"); !slices.Contains(names, entrypoint) {
+		return nil, fmt.Errorf("-entrypoint %s is none of the files %v", entrypoint, names)
 	}
 	img, err := mutate.AppendLayers(mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON), layer)
 	if err != nil {
 		return nil, err
 	}
-	config, err := img.ConfigFile()
+	file, err := img.ConfigFile()
 	if err != nil {
 		return nil, err
 	}
-	config = config.DeepCopy()
-	config.OS, config.Architecture = platform.OS, platform.Architecture
-	config.Config = v1.Config{User: user, Entrypoint: []string{"/" + entrypoint}}
-	return mutate.ConfigFile(img, config)
+	file = file.DeepCopy()
+	file.OS, file.Architecture = platform.OS, platform.Architecture
+	file.Config = config
+	return mutate.ConfigFile(img, file)
+}
+
+// add writes a file, a folder or a link into the archive. Whoever runs the image
+// may read it, and execute it if anybody may here; the time and the rest of its mode
+// depend on the machine and are left out.
+func add(archive *tar.Writer, folder, name string) error {
+	path := filepath.Join(folder, name)
+	info, err := os.Lstat(path)
+	if err != nil {
+		return fmt.Errorf("%w (build the programs first, with hack/image/build.sh)", err)
+	}
+	header := &tar.Header{Name: name, Mode: 0o644, ModTime: time.Unix(0, 0)}
+	if info.Mode().Perm()&0o111 != 0 {
+		header.Mode = 0o755
+	}
+	var data []byte
+	switch info.Mode().Type() {
+	case fs.ModeDir:
+		header.Typeflag, header.Name = tar.TypeDir, name+"/"
+		if info.Mode()&fs.ModeSticky != 0 { // as /tmp has
+			header.Mode = 0o1777
+		}
+	case fs.ModeSymlink:
+		header.Typeflag = tar.TypeSymlink
+		header.Linkname, err = os.Readlink(path)
+	default:
+		header.Typeflag = tar.TypeReg
+		data, err = os.ReadFile(path)
+		header.Size = int64(len(data))
+	}
+	if err != nil {
+		return err
+	}
+	if err := archive.WriteHeader(header); err != nil {
+		return err
+	}
+	_, err = archive.Write(data)
+	return err
+}
+
+// tree gives the names of all that is in a folder.
+func tree(folder string) ([]string, error) {
+	var names []string
+	err := filepath.WalkDir(folder, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || path == folder {
+			return err
+		}
+		name, err := filepath.Rel(folder, path)
+		names = append(names, filepath.ToSlash(name))
+		return err
+	})
+	return names, err
 }
 
 // join makes one index of the images of all platforms.

@@ -138,6 +138,16 @@ func TestOnePlatform(t *testing.T) {
 	if diff := cmp.Diff(wantConfig, config.Config); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}
+	files := contents(t, img)
+	wantFiles := map[string]string{"operator": "-rwxr-xr-x linux_amd64operator", "plugin-server": "-rwxr-xr-x linux_amd64plugin-server"}
+	if diff := cmp.Diff(wantFiles, files); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+}
+
+// contents gives mode and content of each file of an image, and where its links point.
+func contents(t *testing.T, img v1.Image) map[string]string {
+	t.Helper()
 	files := map[string]string{}
 	reader := mutate.Extract(img)
 	defer func() { _ = reader.Close() }()
@@ -154,11 +164,69 @@ func TestOnePlatform(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		files[header.Name] = header.FileInfo().Mode().String() + " " + string(content)
+		files[header.Name] = header.FileInfo().Mode().String() + " " + header.Linkname + string(content)
 	}
-	wantFiles := map[string]string{"operator": "-rwxr-xr-x linux_amd64operator", "plugin-server": "-rwxr-xr-x linux_amd64plugin-server"}
-	if diff := cmp.Diff(wantFiles, files); diff != "" {
+	return files
+}
+
+// TestTree: the image is what is in a folder, whatever the umask was when that
+// was made.
+func TestTree(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	for _, dir := range []string{"usr/sbin", "var/log", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(folder, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(folder, "tmp"), 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	for name, mode := range map[string]os.FileMode{"usr/sbin/nginx": 0o700, "usr/page": 0o600} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(name), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/dev/stdout", filepath.Join(folder, "var/log/access.log")); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "tree.tar")
+	args := []string{"-ref", "higress/x", "-tree", folder, "-entrypoint", "usr/sbin/nginx", "-user", "0:0", "-stop-signal", "SIGQUIT", "-out", out}
+	if err := run(args); err != nil {
+		t.Fatal(err)
+	}
+	archive, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := unpack(t, archive)
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := index.Image(manifest.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantConfig := v1.Config{User: "0:0", Entrypoint: []string{"/usr/sbin/nginx"}, StopSignal: "SIGQUIT"}
+	if diff := cmp.Diff(wantConfig, config.Config); diff != "" {
+		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+	want := map[string]string{
+		"tmp": "dtrwxrwxrwx ", "usr": "drwxr-xr-x ", "usr/sbin": "drwxr-xr-x ", "var": "drwxr-xr-x ", "var/log": "drwxr-xr-x ",
+		"usr/page": "-rw-r--r-- usr/page", "usr/sbin/nginx": "-rwxr-xr-x usr/sbin/nginx", "var/log/access.log": "Lrwxr-xr-x /dev/stdout",
+	}
+	if diff := cmp.Diff(want, contents(t, img)); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	for _, wrong := range [][]string{{"-platform", "linux/amd64,linux/arm64"}, {"-entrypoint", "nginx"}, {"-tree", filepath.Join(folder, "absent")}} {
+		if err := run(append(args, wrong...)); err == nil {
+			t.Errorf("%v is accepted", wrong)
+		}
 	}
 }
 

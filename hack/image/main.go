@@ -6,9 +6,10 @@
 //	    -from bin -programs operator,plugin-server -out bin/image.tar
 //
 // The programs are read from FROM/<os>_<arch>/<program> and stand in the root
-// of the image. Without a tag in -ref the tag is made from the content, so that
-// a changed program is a changed reference. The full reference is printed, and
-// written beside the archive with the ending .ref.
+// of the image. With -tree FOLDER all that is in a folder is the image instead, and
+// -entrypoint is a path in it. Without a tag in -ref the tag is made from the
+// content, so that a changed program is a changed reference. The full reference is
+// printed, and written beside the archive with the ending .ref.
 package main
 
 import (
@@ -35,19 +36,32 @@ func run(args []string) error {
 	platforms := flags.String("platform", "linux/amd64", "platforms, separated by commas")
 	from := flags.String("from", "bin", "folder with a folder <os>_<arch> of programs for each platform")
 	programs := flags.String("programs", "operator,plugin-server", "programs, separated by commas")
+	whole := flags.String("tree", "", "folder whose content is the image, of one platform, instead of programs")
 	entrypoint := flags.String("entrypoint", "plugin-server", "program that the image runs by default")
+	user := flags.String("user", user, "user and group that it runs as")
+	stop := flags.String("stop-signal", "", "signal that ends it, if it is not SIGTERM")
 	out := flags.String("out", "bin/image.tar", "archive to write")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
+	if *whole != "" && strings.Contains(*platforms, ",") {
+		return fmt.Errorf("-tree %s is of one platform, not of %s: write an archive for each", *whole, *platforms)
+	}
+	config := v1.Config{User: *user, Entrypoint: []string{"/" + *entrypoint}, StopSignal: *stop}
 	var images []v1.Image
 	for _, text := range strings.Split(*platforms, ",") {
 		platform, err := v1.ParsePlatform(text)
 		if err != nil {
 			return fmt.Errorf("-platform %q: %w", text, err)
 		}
-		folder := filepath.Join(*from, platform.OS+"_"+platform.Architecture)
-		img, err := build(*platform, folder, strings.Split(*programs, ","), *entrypoint)
+		folder, names := filepath.Join(*from, platform.OS+"_"+platform.Architecture), strings.Split(*programs, ",")
+		if *whole != "" {
+			folder = *whole
+			if names, err = tree(folder); err != nil {
+				return fmt.Errorf("-tree %s: %w", folder, err)
+			}
+		}
+		img, err := build(*platform, folder, names, config)
 		if err != nil {
 			return fmt.Errorf("image for %s: %w", text, err)
 		}
