@@ -65,7 +65,7 @@ func setUp(ctx context.Context) error {
 	if env.client, err = client.New(env.config, client.Options{Scheme: controllers.Scheme()}); err != nil {
 		return err
 	}
-	archives := []string{"image", "next", "printenv", "client"}
+	archives := []string{"image", "next", "printenv", "client", "nginx"}
 	for _, name := range archives {
 		if _, err := run(ctx, "bin/cluster", "load", "--name", os.Getenv("CLUSTER_NAME"), filepath.Join("bin", name+".tar")); err != nil {
 			return err
