@@ -27,8 +27,7 @@ import (
 // it: no download may fail.
 func TestSyncFaults(t *testing.T) {
 	p := push(t, "my-auth", "1.0.0", "raw")
-	src, srv := source("faults", p), server("faults")
-	srv.Spec.Higress.Console.Mode, srv.Spec.Higress.Controller.Mode = v1alpha1.IntegrationOff, v1alpha1.IntegrationOff
+	src, srv := source("faults", p), quiet("faults", v1alpha1.Storage{})
 	create(t, src)
 	create(t, srv)
 	expect(t, time.Minute, srv, v1alpha1.ConditionReplicasConsistent, metav1.ConditionTrue)

@@ -45,8 +45,7 @@ func tiny(t *testing.T) plugin {
 // else: none may fail.
 func TestLifeCycle(t *testing.T) {
 	small, large := tiny(t), push(t, "my-auth", "1.0.0", "raw")
-	src, srv := source("lifecycle", small, large), server("lifecycle")
-	srv.Spec.Higress.Console.Mode, srv.Spec.Higress.Controller.Mode = v1alpha1.IntegrationOff, v1alpha1.IntegrationOff
+	src, srv := source("lifecycle", small, large), quiet("lifecycle", v1alpha1.Storage{})
 	create(t, src)
 	create(t, srv)
 	settled := func() {
@@ -71,7 +70,7 @@ func TestLifeCycle(t *testing.T) {
 	step("scaled to 3", func() { scale(t, srv, 3) })
 	step("scaled to 2", func() { scale(t, srv, 2) })
 	for name := range pods(t, srv.Name) {
-		step("evicted "+name, func() { evict(t, name) })
+		step("evicted "+name, func() { evict(t, srv.Name, name) })
 	}
 	step("a pod was deleted by force", func() {
 		for name := range pods(t, srv.Name) {
@@ -171,8 +170,8 @@ func scale(t *testing.T, srv *v1alpha1.PluginServer, replicas int) {
 	})
 }
 
-// evict takes a pod away as a drain does, again while the budget forbids it.
-func evict(t *testing.T, name string) {
+// evict takes a pod of a server away as a drain does, again while the budget forbids it.
+func evict(t *testing.T, server, name string) {
 	t.Helper()
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 	eviction := &policyv1.Eviction{ObjectMeta: pod.ObjectMeta}
@@ -180,7 +179,7 @@ func evict(t *testing.T, name string) {
 		return client.IgnoreNotFound(env.client.SubResource("eviction").Create(t.Context(), pod, eviction))
 	})
 	eventually(t, 2*time.Minute, name+" ends", func() error {
-		if _, there := pods(t, "lifecycle")[name]; there {
+		if _, there := pods(t, server)[name]; there {
 			return errNothing
 		}
 		return nil

@@ -82,6 +82,14 @@ func server(name string) *v1alpha1.PluginServer {
 	return s
 }
 
+// quiet is a server that points Higress to nothing.
+func quiet(name string, storage v1alpha1.Storage) *v1alpha1.PluginServer {
+	srv := server(name)
+	srv.Spec.Storage = storage
+	srv.Spec.Higress.Console.Mode, srv.Spec.Higress.Controller.Mode = v1alpha1.IntegrationOff, v1alpha1.IntegrationOff
+	return srv
+}
+
 // create makes an object that is deleted, and gone, before the test ends.
 func create(t testing.TB, o client.Object) {
 	t.Helper()

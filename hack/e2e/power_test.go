@@ -17,7 +17,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -71,14 +70,6 @@ func byAddress(t *testing.T, server string, p plugin) string {
 	return fmt.Sprintf("http://%s/plugins/%s/%s/plugin.wasm", service.Spec.ClusterIP, p.name, p.version)
 }
 
-// quiet is a server that points Higress to nothing.
-func quiet(name string, storage v1alpha1.Storage) *v1alpha1.PluginServer {
-	srv := server(name)
-	srv.Spec.Storage = storage
-	srv.Spec.Higress.Console.Mode, srv.Spec.Higress.Controller.Mode = v1alpha1.IntegrationOff, v1alpha1.IntegrationOff
-	return srv
-}
-
 // TestKilledServer kills the serving process of a pod with SIGKILL under twenty
 // downloads at once. What was being sent by it is cut, which nothing can prevent; a
 // client sees that it was, and nobody else notices.
@@ -94,13 +85,7 @@ func TestKilledServer(t *testing.T) {
 	for range kills {
 		time.Sleep(3 * time.Second)
 		for name := range running {
-			for _, pid := range processes(t, func(cmdline, environ string) bool {
-				return strings.HasPrefix(cmdline, "/plugin-server\x00serve\x00") && strings.Contains(environ, "POD_NAME="+name+"\x00")
-			}) {
-				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-					t.Fatal(err)
-				}
-			}
+			killServer(t, name)
 			break
 		}
 		awaitReplicas(t, srv.Name, p, 2)
@@ -116,6 +101,18 @@ func TestKilledServer(t *testing.T) {
 	t.Logf("%d downloads, %d refused and tried again, %d cut by %d kills", s.Requests, s.Retried, cut, kills)
 	if cut > clients*kills || s.Requests < 1000 {
 		t.Errorf("%d of %d downloads were cut, at most %d were under way", cut, s.Requests, clients*kills)
+	}
+}
+
+// killServer kills the serving process of a pod with SIGKILL.
+func killServer(t *testing.T, pod string) {
+	t.Helper()
+	for _, pid := range processes(t, func(cmdline, environ string) bool {
+		return strings.HasPrefix(cmdline, "/plugin-server\x00serve\x00") && strings.Contains(environ, "POD_NAME="+pod+"\x00")
+	}) {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -201,13 +198,10 @@ func TestPowerCut(t *testing.T) {
 	src := source("cut", served...)
 	create(t, src)
 	var servers []*v1alpha1.PluginServer
-	for _, kind := range []v1alpha1.StorageType{v1alpha1.StorageEmptyDir, v1alpha1.StoragePerReplica, v1alpha1.StorageShared} {
-		storage := v1alpha1.Storage{Type: kind}
-		if kind != v1alpha1.StorageEmptyDir {
-			storage.StorageClassName, storage.ClaimPolicy, storage.SizeLimit = ptr.To(volumeClass), v1alpha1.ClaimDelete, ptr.To(resource.MustParse("1Gi"))
-		}
-		servers = append(servers, quiet("cut-"+strings.ToLower(string(kind)), storage))
-		create(t, servers[len(servers)-1])
+	for _, storage := range []v1alpha1.Storage{{Type: v1alpha1.StorageEmptyDir}, claimed(v1alpha1.StoragePerReplica), claimed(v1alpha1.StorageShared)} {
+		srv := quiet("cut-"+strings.ToLower(string(storage.Type)), storage)
+		create(t, srv)
+		servers = append(servers, srv)
 	}
 	for _, srv := range servers {
 		awaitReplicas(t, srv.Name, served[0], 2)
@@ -288,13 +282,7 @@ func restartEach(t *testing.T, running map[string]corev1.Pod, p plugin) (slowest
 	c := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	for name, pod := range running {
 		began := time.Now()
-		for _, pid := range processes(t, func(cmdline, environ string) bool {
-			return strings.HasPrefix(cmdline, "/plugin-server\x00serve\x00") && strings.Contains(environ, "POD_NAME="+name+"\x00")
-		}) {
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-		}
+		killServer(t, name)
 		eventually(t, 30*time.Second, name+" serves again", func() error {
 			response, err := c.Get(fmt.Sprintf("http://%s:8080/plugins/%s/%s/plugin.wasm", pod.Status.PodIP, p.name, p.version)) //nolint:noctx // it has a time-out
 			if err != nil {

@@ -115,17 +115,17 @@ func variable(t *testing.T, deployment, container, name string) string {
 }
 
 // printed gives what the newest pod of a Deployment of Higress printed of its
-// environment.
-func printed(t *testing.T, deployment, container, name string) string {
+// environment. A pod of before may still be ending.
+func printed(t *testing.T, deployment, container, name string) (value string) {
 	t.Helper()
-	if _, err := run(t.Context(), "kubectl", "-n", namespace, "rollout", "status", "deployment", deployment, "--timeout=1m"); err != nil {
-		t.Fatal(err)
-	}
-	out, err := run(t.Context(), "kubectl", "-n", namespace, "logs", "deployment/"+deployment, "-c", container)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(out) {
+	mustRun(t, "kubectl", "-n", namespace, "rollout", "status", "deployment", deployment, "--timeout=1m")
+	eventually(t, time.Minute, "only the newest pod of "+deployment, func() error {
+		if n := strings.Count(mustRun(t, "kubectl", "-n", namespace, "get", "pods", "-o", "name"), "pod/"+deployment+"-"); n != 1 {
+			return fmt.Errorf("%d pods", n)
+		}
+		return nil
+	})
+	for line := range strings.Lines(mustRun(t, "kubectl", "-n", namespace, "logs", "deployment/"+deployment, "-c", container)) {
 		if value, found := strings.CutPrefix(strings.TrimSpace(line), name+"="); found {
 			return value
 		}

@@ -42,6 +42,13 @@ func makeVolume(t *testing.T, name string, mode corev1.PersistentVolumeAccessMod
 	})
 }
 
+// claimed is a storage whose claims are for such volumes.
+func claimed(kind v1alpha1.StorageType) v1alpha1.Storage {
+	return v1alpha1.Storage{
+		Type: kind, StorageClassName: ptr.To(volumeClass), ClaimPolicy: v1alpha1.ClaimDelete, SizeLimit: ptr.To(resource.MustParse("1Gi")),
+	}
+}
+
 // TestStorage goes through the types of storage under load, and takes the pods
 // away while the operator, who alone talks to the registry, is away too.
 func TestStorage(t *testing.T) {
@@ -49,8 +56,7 @@ func TestStorage(t *testing.T) {
 	makeVolume(t, "storage-1", corev1.ReadWriteOnce)
 	makeVolume(t, "storage-shared", corev1.ReadWriteMany)
 	p := push(t, "my-auth", "1.0.0", "raw")
-	src, srv := source("storage", p), server("storage")
-	srv.Spec.Higress.Console.Mode, srv.Spec.Higress.Controller.Mode = v1alpha1.IntegrationOff, v1alpha1.IntegrationOff
+	src, srv := source("storage", p), quiet("storage", v1alpha1.Storage{})
 	create(t, src)
 	create(t, srv)
 	expect(t, time.Minute, srv, v1alpha1.ConditionReplicasConsistent, metav1.ConditionTrue)
@@ -73,9 +79,7 @@ func TestStorage(t *testing.T) {
 		{v1alpha1.StorageShared, &appsv1.StatefulSet{}},
 	} {
 		edit(t, srv, func(s *v1alpha1.PluginServer) {
-			s.Spec.Storage = v1alpha1.Storage{
-				Type: change.kind, StorageClassName: ptr.To(volumeClass), ClaimPolicy: v1alpha1.ClaimDelete, SizeLimit: ptr.To(resource.MustParse("1Gi")),
-			}
+			s.Spec.Storage = claimed(change.kind)
 		})
 		change.obsolete.SetNamespace(namespace)
 		change.obsolete.SetName(srv.Name)
@@ -125,8 +129,7 @@ func givenBack(t *testing.T, src *v1alpha1.PluginSource, p plugin) {
 	create(t, wrong)
 	edit(t, src, func(s *v1alpha1.PluginSource) { s.Spec.SecretRef.Name = wrong.Name })
 	withoutOperator(t, func() {})
-	second := server("storage-second")
-	second.Spec.Higress.Console.Mode, second.Spec.Higress.Controller.Mode = v1alpha1.IntegrationOff, v1alpha1.IntegrationOff
+	second := quiet("storage-second", v1alpha1.Storage{})
 	create(t, second)
 	awaitReplicas(t, second.Name, p, 2)
 }
