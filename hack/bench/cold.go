@@ -74,12 +74,12 @@ func (b *bench) coldBeside(s *section, r *registry, raw map[string]any) error {
 		name, pulls, runs = "far", 1, 1
 	}
 	var upstream, both, pod []time.Duration
-	for range runs {
+	for run := range runs {
 		took, err := b.oras(r, pulls)
 		if err != nil {
 			return err
 		}
-		cold, warm, err := b.fill(r)
+		cold, warm, err := b.fill(r, fmt.Sprintf("%s-%d", name, run))
 		if err != nil {
 			return err
 		}
@@ -137,8 +137,9 @@ func (b *bench) orasCopy(r *registry, p plugin) error {
 }
 
 // fill fills an empty operator and an empty pod, and then another empty pod.
-func (b *bench) fill(r *registry) (both, pod time.Duration, err error) {
-	content, err := store.Open(filepath.Join(b.dir, "store"), 1<<40)
+func (b *bench) fill(r *registry, name string) (both, pod time.Duration, err error) {
+	dir := filepath.Join(b.dir, "store-"+name)
+	content, err := store.Open(dir, 1<<40)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -156,7 +157,7 @@ func (b *bench) fill(r *registry) (both, pod time.Duration, err error) {
 	go func() { _ = queue.Run(ctx) }() // until it is cancelled
 	fetched := make(chan error, 1)
 	go func() { fetched <- b.declare(ctx, queue, r, operator) }()
-	_, stop, err := b.pods("cold", 1, operator.url, len(r.entries))
+	_, stop, err := b.pods("cold-"+name, 1, operator.url, len(r.entries))
 	both = time.Since(began)
 	stop()
 	if err != nil {
@@ -166,11 +167,11 @@ func (b *bench) fill(r *registry) (both, pod time.Duration, err error) {
 		return 0, 0, err
 	}
 	began = time.Now()
-	_, stop, err = b.pods("warm", 1, operator.url, len(r.entries))
+	_, stop, err = b.pods("warm-"+name, 1, operator.url, len(r.entries))
 	pod = time.Since(began)
 	stop()
-	for _, dir := range []string{"store", "cold-0", "warm-0"} { // the next run begins empty too
-		err = errors.Join(err, os.RemoveAll(filepath.Join(b.dir, dir)))
+	for _, used := range []string{dir, filepath.Join(b.dir, "cold-"+name+"-0"), filepath.Join(b.dir, "warm-"+name+"-0")} {
+		err = errors.Join(err, os.RemoveAll(used)) // for the room
 	}
 	return both, pod, err
 }
