@@ -36,7 +36,8 @@ var workspaces = sync.Pool{New: func() any { return &workspace{zip: gzip.NewWrit
 // Put stores the module that r gives until io.EOF; any other error of r keeps
 // it out of the store. The module is checked by inspect. expect is the SHA-256
 // that it must have, or empty. r is always read in full, also when the store has
-// the module already: knowing a hash is not having the bytes.
+// the module already, since knowing a hash is not having the bytes, and when it does not
+// fit, so that the failure can say how much room it takes.
 //
 // Failures are of type *failure.Error where the reason is the module or the
 // store: NotWasm, TooLarge, DigestMismatch, StoreFull, InternalError. Errors of
@@ -71,7 +72,10 @@ type writer struct {
 	check    inspect.Checker
 	space    *workspace
 	reserved int64
+	size     int64
 	gzipSize int64
+	full     bool  // the module does not fit: it is only measured any more
+	fullErr  error // of the volume, if it said so
 }
 
 func (s *Store) newWriter() (*writer, error) {
@@ -93,25 +97,64 @@ func (s *Store) newWriter() (*writer, error) {
 type gzipFile struct{ w *writer }
 
 func (g gzipFile) Write(p []byte) (int, error) {
-	if err := g.w.reserve(len(p)); err != nil {
-		return 0, err
-	}
 	g.w.gzipSize += int64(len(p))
-	return g.w.gzip.Write(p)
+	return len(p), g.w.keep(g.w.gzip, p)
+}
+
+// keep writes to a temp file, as long as the module fits.
+func (w *writer) keep(f *os.File, p []byte) error {
+	if w.full {
+		return nil
+	}
+	if !w.reserve(int64(len(p))) {
+		return w.refuse(nil)
+	}
+	_, err := f.Write(p)
+	if noSpace(err) {
+		return w.refuse(err)
+	}
+	return err
 }
 
 // reserve takes n bytes from the budget, until discard.
-func (w *writer) reserve(n int) error {
+func (w *writer) reserve(n int64) bool {
 	s := w.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.budget > 0 && s.used+s.writing+int64(n) > s.budget {
-		return failure.New(failure.Transient, failure.StoreFull, nil,
-			"the operator's store is full, its budget is %d MiB: give it a larger one, or remove plugins", s.budget>>20)
+	if s.budget > 0 && s.used+s.writing+n > s.budget {
+		return false
 	}
-	s.writing += int64(n)
-	w.reserved += int64(n)
-	return nil
+	s.writing += n
+	w.reserved += n
+	return true
+}
+
+// refuse gives back what the module took: others may fit. err is the volume's.
+func (w *writer) refuse(err error) error {
+	w.full, w.fullErr = true, err
+	w.release()
+	return errors.Join(w.module.Truncate(0), w.gzip.Truncate(0))
+}
+
+func (w *writer) release() {
+	w.store.mu.Lock()
+	defer w.store.mu.Unlock()
+	w.store.writing -= w.reserved
+	w.reserved = 0
+}
+
+// fullError says how much the module takes, with its gzip. What others are
+// writing at this moment is not counted, so that the same is said as long as nothing changes.
+func (w *writer) fullError() error {
+	needed := (w.size + w.gzipSize + 1<<20 - 1) >> 20
+	if w.fullErr != nil {
+		return failure.New(failure.Transient, failure.StoreFull, w.fullErr,
+			"the volume of the operator's store is full: %d MiB more are needed for this module; give it a larger one, or remove plugins", needed)
+	}
+	budget := w.store.budget
+	return failure.New(failure.Transient, failure.StoreFull, nil,
+		"the operator's store is full: %d MiB more are needed for this module, %d MiB of its budget of %d MiB are free; raise the budget (store.budget of the chart), or remove plugins",
+		needed, max(budget-w.store.Used(), 0)>>20, budget>>20)
 }
 
 func (w *writer) copy(ctx context.Context, r io.Reader) error {
@@ -136,12 +179,10 @@ func (w *writer) write(p []byte) error {
 	if _, err := w.check.Write(p); err != nil {
 		return err
 	}
-	if err := w.reserve(len(p)); err != nil {
-		return err
-	}
+	w.size += int64(len(p))
 	w.sha256.Write(p)
 	w.md5.Write(p)
-	if _, err := w.module.Write(p); err != nil {
+	if err := w.keep(w.module, p); err != nil {
 		return err
 	}
 	_, err := w.space.zip.Write(p)
@@ -156,27 +197,27 @@ func (w *writer) finish() (Blob, error) {
 	if err := w.space.zip.Close(); err != nil {
 		return Blob{}, explain(err)
 	}
-	info, err := w.module.Stat()
-	if err != nil {
-		return Blob{}, explain(err)
+	if w.full {
+		return Blob{}, w.fullError()
 	}
 	for _, f := range []*os.File{w.module, w.gzip} {
-		if err := errors.Join(f.Chmod(0o444), f.Sync()); err != nil {
+		if err := errors.Join(f.Chmod(0o444), f.Sync()); noSpace(err) {
+			w.fullErr = err
+			return Blob{}, w.fullError()
+		} else if err != nil {
 			return Blob{}, explain(err)
 		}
 	}
 	module := w.check.Module()
 	return Blob{
 		SHA256: hex.EncodeToString(w.sha256.Sum(nil)), MD5: hex.EncodeToString(w.md5.Sum(nil)),
-		Size: info.Size(), GzipSize: w.gzipSize, ABI: module.ABI, Imports: module.Unusual(),
+		Size: w.size, GzipSize: w.gzipSize, ABI: module.ABI, Imports: module.Unusual(),
 	}, nil
 }
 
 // discard closes and removes the temp files that were not published, and gives their bytes back.
 func (w *writer) discard() error {
-	w.store.mu.Lock()
-	w.store.writing -= w.reserved
-	w.store.mu.Unlock()
+	w.release()
 	w.space.zip.Reset(io.Discard) // lets go of the writer
 	workspaces.Put(w.space)
 	err := errors.Join(w.module.Close(), w.gzip.Close())
@@ -252,10 +293,15 @@ func explain(err error) error {
 	switch {
 	case err == nil, errors.As(err, &known):
 		return err
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case noSpace(err):
 		return failure.New(failure.Transient, failure.StoreFull, err,
 			"the volume of the operator's store is full: give it a larger one, or remove plugins")
 	}
 	return failure.New(failure.Transient, failure.InternalError, err,
 		"the operator's store cannot be written: %s; check its volume", err)
+}
+
+// noSpace says whether a volume is full.
+func noSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }

@@ -139,17 +139,51 @@ func TestPutReadsWhatIsThereAlready(t *testing.T) {
 func TestBudget(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := open(t, dir, 3<<17)
-	first := put(t, s, module(1, 2<<17))
-	_, err := s.Put(t.Context(), bytes.NewReader(module(2, 2<<17)), "")
+	s := open(t, dir, 3<<20)
+	first := put(t, s, module(1, 2<<20))
+	_, err := s.Put(t.Context(), bytes.NewReader(module(2, 2<<20)), "")
 	if f := failure.Of(err); f.Reason != failure.StoreFull || f.Class != failure.Transient {
 		t.Fatalf("beyond the budget: %v", err)
+	}
+	// The module and its gzip.
+	if !strings.Contains(err.Error(), "3 MiB more are needed for this module, 0 MiB of its budget of 3 MiB are free; raise the budget (store.budget") {
+		t.Errorf("it does not say how much is needed: %v", err)
 	}
 	requireWhole(t, s, first.SHA256)
 	if freed, err := s.Collect(func(string) bool { return false }, 0); err != nil || freed != first.Size+first.GzipSize {
 		t.Fatalf("Collect() = %d, %v", freed, err)
 	}
-	put(t, s, module(2, 2<<17))
+	put(t, s, module(2, 2<<20))
+}
+
+// What is refused takes no room while the rest of it is measured.
+func TestRefusedTakesNoRoom(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, dir, 3<<20)
+	reader, feed := io.Pipe()
+	result := make(chan error)
+	go func() {
+		_, err := s.Put(t.Context(), reader, "")
+		result <- err
+	}()
+	large := module(1, 8<<20)
+	if _, err := feed.Write(large[:len(large)-1]); err != nil { // returns when all of it was read
+		t.Fatal(err)
+	}
+	put(t, s, module(2, 2<<20))
+	if _, err := feed.Write(large[len(large)-1:]); err != nil {
+		t.Fatal(err)
+	}
+	if err := feed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-result; failure.Of(err).Reason != failure.StoreFull || !strings.Contains(err.Error(), "10 MiB more are needed") {
+		t.Errorf("Put() = %v", err)
+	}
+	if left := files(t, dir); len(left) != 3 {
+		t.Errorf("files are left: %v", left)
+	}
 }
 
 // What is being written counts too: otherwise eight downloads at once fill the volume.
