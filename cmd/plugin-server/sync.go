@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
 	"os"
+	"syscall"
+	"time"
 
 	"github.com/higress-group/plugin-server-operator/internal/follow"
 	"github.com/higress-group/plugin-server-operator/internal/publish"
@@ -15,6 +18,26 @@ import (
 // syncMemory is what sync may use, in bytes: with the server beside it, it stays
 // below the container's default limit of 256 MiB.
 const syncMemory = 160 << 20
+
+// roomPause is the pause before a volume without any room is looked at again.
+const roomPause = 10 * time.Second
+
+// openVolume opens the volume as soon as there is room to begin. A process that
+// ended instead would be started again later and later. Nil after the end of ctx.
+func openVolume(ctx context.Context, logger *slog.Logger, open func() (*publish.Volume, error)) (*publish.Volume, error) {
+	for {
+		volume, err := open()
+		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+			return volume, err
+		}
+		logger.Error("the volume has no room to begin; what is on it stays served; free space there, or make it larger", "error", err)
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-time.After(roomPause):
+		}
+	}
+}
 
 // syncVolume brings a volume to the newest catalog until it is told to end.
 func syncVolume(ctx context.Context, args []string, logger *slog.Logger) error {
@@ -46,8 +69,8 @@ func syncVolume(ctx context.Context, args []string, logger *slog.Logger) error {
 	if err := supervise.Yield(*memory); err != nil {
 		logger.Warn("sync is not limited as it should be", "error", err)
 	}
-	volume, err := publish.Open(*dataDir, *sizeLimit)
-	if err != nil {
+	volume, err := openVolume(ctx, logger, func() (*publish.Volume, error) { return publish.Open(*dataDir, *sizeLimit) })
+	if err != nil || volume == nil {
 		return err
 	}
 	options.Volume = volume
