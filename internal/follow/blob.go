@@ -47,7 +47,7 @@ func openBlob(ctx context.Context, client *http.Client, base, sha256 string, wit
 		return nil, err
 	}
 	stalled.Reset(stallTimeout)
-	return &body{ctx: ctx, cancel: cancel, stalled: stalled, body: response.Body}, nil
+	return &body{ctx: ctx, cancel: cancel, stalled: stalled, body: response.Body, length: response.ContentLength}, nil
 }
 
 func askForBlob(ctx context.Context, client *http.Client, url string, header http.Header) (*http.Response, error) {
@@ -105,7 +105,11 @@ type body struct {
 	cancel  context.CancelCauseFunc
 	stalled *time.Timer
 	body    io.ReadCloser
+	length  int64 // in bytes; -1 where the answer does not say
 }
+
+// ContentLength is what publish.PutGzip asks for.
+func (b *body) ContentLength() int64 { return b.length }
 
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.body.Read(p)

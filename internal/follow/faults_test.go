@@ -77,7 +77,7 @@ func TestVolumeIsFull(t *testing.T) {
 	o.publish(t, publishtest.Catalog(2, large))
 	eventually(t, 10*time.Second, "it says what to do", func() bool {
 		problem := p.problem(t)
-		return strings.Contains(problem, "5 MiB more are needed") && strings.Contains(problem, "raise spec.storage.sizeLimit")
+		return strings.Contains(problem, "6 MiB more are needed") && strings.Contains(problem, "raise spec.storage.sizeLimit")
 	})
 	if !p.serves(small)() {
 		t.Error("what was served is not served any more")

@@ -3,6 +3,7 @@ package follow
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"time"
@@ -243,7 +244,7 @@ func (f *Follower) settle(a arrival) {
 // fetchProblem is a sentence about the modules that do not arrive. What is only
 // on its way is no problem.
 func (f *Follower) fetchProblem() string {
-	var failing, lost int
+	var failing, lost, unfit int
 	var needed int64
 	var first, full error
 	for _, m := range f.wanted {
@@ -253,7 +254,8 @@ func (f *Follower) fetchProblem() string {
 		var fullError *publish.FullError
 		switch {
 		case errors.As(m.err, &fullError):
-			needed += m.size
+			needed += fullError.Needed
+			unfit++
 			full = fullError
 		case m.lost:
 			lost++
@@ -267,7 +269,11 @@ func (f *Follower) fetchProblem() string {
 	}
 	var all sentences
 	if full != nil {
-		all.add("%s (%d MiB for all modules that do not fit)%s", full, (needed+1<<20-1)>>20, advice(full))
+		together := ""
+		if unfit > 1 {
+			together = fmt.Sprintf(" (for all %d modules that do not fit: %d MiB)", unfit, mebibytes(needed)>>20)
+		}
+		all.add("%s%s%s", full, together, advice(full))
 	}
 	if failing > 0 {
 		all.add("%d modules cannot be fetched: %s", failing, first)
@@ -285,9 +291,9 @@ func advice(err error) string {
 	case !errors.As(err, &full):
 		return ""
 	case full.Limit == 0:
-		return "; free space on the node"
+		return "; free space there, or make it larger"
 	}
-	return "; raise spec.storage.sizeLimit or serve fewer plugins"
+	return "; raise spec.storage.sizeLimit, or serve fewer plugins: what is removed goes after spec.retention and ten minutes"
 }
 
 // backoff is the pause after so many failures: it doubles from first up to

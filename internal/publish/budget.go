@@ -15,7 +15,11 @@ const (
 	// same content; logs and the like on the same volume have to fit as well.
 	maxHeadroom = 64 << 20
 	// minFree is how many bytes the file system below keeps free in any case.
-	minFree = 16 << 20
+	minFree = 8 << 20
+	// forGenerations is how many bytes modules leave, at most, to generations: a
+	// volume that is full of modules can still take up a catalog, and so knows which
+	// modules are declared and lacking.
+	forGenerations = 8 << 20
 	// block is what a small file or folder takes in bytes, at most, on the file
 	// systems of nodes.
 	block = 4 << 10
@@ -35,11 +39,12 @@ func (e *FullError) Unwrap() error { return e.err }
 
 func (e *FullError) Error() string {
 	if e.Limit == 0 {
-		return fmt.Sprintf("the node's file system below the volume is full: %s more are needed, %s are free", megabytes(e.Needed), megabytes(e.Free))
+		return fmt.Sprintf("the file system below the volume is full: %s more are needed, %d MiB are free", megabytes(e.Needed), e.Free>>20)
 	}
-	return fmt.Sprintf("the volume is full: %s more are needed, %s of its %s are free", megabytes(e.Needed), megabytes(e.Free), megabytes(e.Limit))
+	return fmt.Sprintf("the volume is full: %s more are needed, %d MiB of its %s are free", megabytes(e.Needed), e.Free>>20, megabytes(e.Limit))
 }
 
+// megabytes rounds up, so that what is needed is never said to fit.
 func megabytes(n int64) string { return fmt.Sprintf("%d MiB", (max(n, 0)+1<<20-1)>>20) }
 
 // budget counts what a volume holds.
@@ -63,19 +68,27 @@ func (v *Volume) Usage() (used, allowed int64) {
 	return v.budget.used, v.budget.allowed()
 }
 
-// reserve takes n bytes, or gives a *FullError. What is reserved must be
-// settled.
-func (b *budget) reserve(n int64) error {
+// reserve takes n bytes for a generation, or gives a *FullError. What is
+// reserved must be settled.
+func (b *budget) reserve(n int64) error { return b.take(n, 0, minFree) }
+
+// reserveModule is reserve for a module.
+func (b *budget) reserveModule(n int64) error {
+	return b.take(n, min(b.limit/20, forGenerations), minFree+forGenerations)
+}
+
+// take takes n bytes and leaves others free, of the limit and of the file system.
+func (b *budget) take(n, ofLimit, ofDisk int64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.limit > 0 {
-		if free := b.allowed() - b.used - b.reserved; n > free {
+		if free := b.allowed() - ofLimit - b.used - b.reserved; n > free {
 			return &FullError{Needed: n, Free: max(free, 0), Limit: b.limit}
 		}
 	}
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(b.dir, &fs); err == nil {
-		if free := int64(fs.Bavail)*int64(fs.Bsize) - minFree; n > free { //nolint:unconvert // other systems have other types
+		if free := int64(fs.Bavail)*int64(fs.Bsize) - ofDisk; n > free { //nolint:unconvert // other systems have other types
 			return &FullError{Needed: n, Free: max(free, 0)}
 		}
 	}

@@ -139,6 +139,84 @@ func TestBudget(t *testing.T) {
 	}
 }
 
+// told is a body that says how long it is.
+type told struct {
+	*strings.Reader
+	length int64
+}
+
+func (b told) ContentLength() int64 { return b.length }
+
+// TestFullSaysWhatAModuleTakes: a module fits only with its gzip, so the figures
+// are of both. One whose gzip has a known length is refused before it is read.
+func TestFullSaysWhatAModuleTakes(t *testing.T) {
+	t.Parallel()
+	const limit = 10 << 20
+	m := publishtest.New("a", "1", 8<<20, 1)
+	zipped := string(m.Gzip) + strings.Repeat("x", 900_000) // as long as that of a module that hardly shrinks
+	for name, c := range map[string]struct {
+		length           int64
+		needed, unread   int64
+		atLeast, damaged bool
+	}{
+		"known":        {length: int64(len(zipped)), needed: 8<<20 + int64(len(zipped)), unread: int64(len(zipped))},
+		"unknown":      {length: -1, needed: 8 << 20, atLeast: true},
+		"out of reach": {length: 1 << 50, unread: int64(len(zipped)), damaged: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := publishtest.Open(t, t.TempDir(), limit)
+			publishtest.Put(t, v, publishtest.New("b", "1", 100_000, 2))
+			used, allowed := v.Usage()
+			free := allowed - limit/20 - used // the rest is for generations
+			body := told{strings.NewReader(zipped), c.length}
+			err := v.PutGzip(t.Context(), m.Entry.SHA256, m.Entry.Size, body)
+			var full *publish.FullError
+			switch {
+			case c.damaged:
+				if !errors.Is(err, publish.ErrDamaged) {
+					t.Errorf("got %v", err)
+				}
+			case !errors.As(err, &full) || full.Needed < c.needed || (full.Needed > c.needed && !c.atLeast) || full.Needed <= full.Free || full.Free != free:
+				t.Errorf("got %v: %+v, want that %d are needed and %d are free", err, full, c.needed, free)
+			}
+			if unread := int64(body.Len()); unread < c.unread {
+				t.Errorf("%d bytes were read of what cannot fit", int64(len(zipped))-unread)
+			}
+			if after, _ := v.Usage(); after != used {
+				t.Errorf("it holds %d bytes, and %d before", after, used)
+			}
+		})
+	}
+}
+
+// TestFullOfModules: a volume that takes no further module takes up a catalog
+// that names one.
+func TestFullOfModules(t *testing.T) {
+	t.Parallel()
+	const limit = 10 << 20
+	v := publishtest.Open(t, t.TempDir(), limit)
+	var full *publish.FullError
+	c := publishtest.Catalog(1)
+	for i := range limit >> 20 {
+		m := publishtest.New("a", fmt.Sprint(i), 1<<20, uint64(i))
+		c.Entries = append(c.Entries, m.Entry)
+		if err := v.PutGzip(t.Context(), m.Entry.SHA256, m.Entry.Size, strings.NewReader(string(m.Gzip))); errors.As(err, &full) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if full == nil {
+		t.Fatal("it was never full")
+	}
+	c.Normalize()
+	want := len(c.Entries) - 1
+	if g := publishtest.Publish(t, v, c); len(g.Entries) != want || len(g.Missing) != 1 {
+		t.Errorf("%d are served and %d missing, want %d and 1", len(g.Entries), len(g.Missing), want)
+	}
+}
+
 // TestPublishRefusesWhatDoesNotFit: folders take space too.
 func TestPublishRefusesWhatDoesNotFit(t *testing.T) {
 	t.Parallel()
