@@ -74,14 +74,61 @@ func TestVolumeIsFull(t *testing.T) {
 	o.publish(t, publishtest.Catalog(1, small))
 	p := follows(t, setting{operator: o, limit: 4 << 20})
 	eventually(t, 10*time.Second, "what fits", p.serves(small))
+	polls := func() (n int) {
+		o.set(func(o *operator) { n = len(o.served) })
+		return n
+	}
+	time.Sleep(quiet) // the operator is told what is served
+	told := polls()
+	o.set(func(o *operator) { // the operator hears first of the generation that lacks the module
+		o.fault = func(_ http.ResponseWriter, r *http.Request) bool {
+			if strings.Contains(r.URL.Path, large.Entry.SHA256) {
+				time.Sleep(quiet)
+			}
+			return false
+		}
+	})
 	o.publish(t, publishtest.Catalog(2, large))
 	eventually(t, 10*time.Second, "it says what to do", func() bool {
 		problem := p.problem(t)
-		return strings.Contains(problem, "6 MiB more are needed") && strings.Contains(problem, "raise spec.storage.sizeLimit")
+		return strings.Contains(problem, "6 MiB more are needed, ") && strings.Contains(problem, "of its 4 MiB are free") && strings.Contains(problem, "raise spec.storage.sizeLimit")
 	})
 	if !p.serves(small)() {
 		t.Error("what was served is not served any more")
 	}
+	// Once with the generation that lacks the module, and once with why.
+	eventually(t, 5*time.Second, "the operator is told, by a poll", func() bool { return polls() >= told+2 })
+	o.publish(t, publishtest.Catalog(3, small))
+	eventually(t, 5*time.Second, "nothing is said of what nobody wants any more", func() bool { return p.problem(t) == "" })
+}
+
+// TestCatalogDoesNotFit: the serving process learns that it does not know what
+// is declared now.
+func TestCatalogDoesNotFit(t *testing.T) {
+	t.Parallel()
+	o := newOperator(t)
+	m := publishtest.New("a", "1", 5000, 1)
+	publishtest.Put(t, o.store, m)
+	o.publish(t, publishtest.Catalog(1, m))
+	p := follows(t, setting{operator: o, limit: 2 << 20})
+	eventually(t, 10*time.Second, "what fits", p.serves(m))
+	behind := func() bool {
+		status, err := p.volume.Status()
+		return err == nil && status.Behind
+	}
+	large := publishtest.Catalog(2)
+	for i := range 400 { // folders take space too
+		large.Entries = append(large.Entries, m.Entry)
+		large.Entries[i].Version = fmt.Sprint(i)
+	}
+	large.Normalize()
+	o.publish(t, large)
+	eventually(t, 10*time.Second, "it says that it is behind", behind)
+	if problem := p.problem(t); !strings.Contains(problem, "cannot publish the catalog: the volume is full") || !strings.Contains(problem, "raise spec.storage.sizeLimit") {
+		t.Errorf("it says %q", problem)
+	}
+	o.publish(t, publishtest.Catalog(3, m))
+	eventually(t, 10*time.Second, "it is not behind any more", func() bool { return !behind() })
 }
 
 // TestUnreachableOperator: the file is enough for the catalog, and the modules

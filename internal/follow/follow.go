@@ -150,7 +150,9 @@ func (f *Follower) Run(ctx context.Context) {
 		f.takeIn()
 		f.fetch(ctx)
 		f.publishIfDue(ctx)
-		f.problems.write()
+		if f.problems.write() {
+			f.position.tell()
+		}
 		timer.Reset(f.pause())
 		select {
 		case <-ctx.Done():
@@ -228,6 +230,7 @@ func (f *Follower) adopt(c *catalog.Catalog) {
 		f.firstSeen = time.Now()
 	}
 	f.plan()
+	f.problems.set("fetching", f.fetchProblem()) // without the modules that nobody wants any more
 	f.dirty, f.published, f.failures = true, time.Time{}, 0
 }
 
@@ -246,9 +249,11 @@ func (f *Follower) publishIfDue(ctx context.Context) {
 	case err != nil:
 		f.failures++
 		f.logger.Error("cannot publish; what is served stays", "revision", f.revision, "error", err)
+		f.problems.behind = true
 		f.problems.set("publishing", "cannot publish the catalog: "+err.Error()+advice(err))
 	default:
 		f.dirty, f.failures = false, 0
+		f.problems.behind = false
 		f.problems.set("publishing", "")
 		if f.current == nil || f.current.ID != g.ID {
 			f.logger.Info("published", "revision", g.Revision, "sequence", g.Catalog.Sequence, "plugins", len(g.Entries), "missing", len(g.Missing))

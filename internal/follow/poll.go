@@ -26,7 +26,7 @@ type position struct {
 	mu     sync.Mutex
 	known  string        // the tag of the last catalog that the operator told
 	served string        // the revision
-	moved  chan struct{} // closed when something else is served
+	moved  chan struct{} // closed when something else is served, or there is something else to say
 }
 
 // set notes what is known and what is served; an empty one stays as it is.
@@ -38,9 +38,20 @@ func (p *position) set(known, served string) {
 	}
 	if served != "" {
 		p.served = served
-		close(p.moved)
-		p.moved = make(chan struct{})
+		p.tellLocked()
 	}
+}
+
+// tell ends a poll, so that the operator has a look at the pod.
+func (p *position) tell() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tellLocked()
+}
+
+func (p *position) tellLocked() {
+	close(p.moved)
+	p.moved = make(chan struct{})
 }
 
 func (p *position) get() (known, served string, moved <-chan struct{}) {
@@ -50,7 +61,8 @@ func (p *position) get() (known, served string, moved <-chan struct{}) {
 }
 
 // poll asks the operator for news all the time. A poll ends early when another
-// generation is served, so that the operator learns of it at once.
+// generation is served, or there is another problem, so that the operator
+// learns of it at once.
 func (f *Follower) poll(ctx context.Context) {
 	failures := 0
 	for ctx.Err() == nil {

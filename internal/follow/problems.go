@@ -19,6 +19,7 @@ type problems struct {
 	volume  *publish.Volume
 	logger  *slog.Logger
 	of      map[string]string
+	behind  bool  // the newest catalog cannot be published
 	damaged int64 // files so far, over all lives of sync
 	written *publish.Status
 }
@@ -42,22 +43,26 @@ func (p *problems) set(about, sentence string) {
 	p.of[about] = sentence
 }
 
-func (p *problems) write() {
+// write writes down what there is to say, and tells whether that is another
+// sentence than the last one.
+func (p *problems) write() (news bool) {
 	var all sentences
 	for _, about := range slices.Sorted(maps.Keys(p.of)) {
 		all.add("%s", p.of[about])
 	}
 	used, budget := p.volume.Usage()
-	now := publish.Status{Error: all.String(), Damaged: p.damaged, Used: mebibytes(used), Budget: mebibytes(budget)}
+	now := publish.Status{Error: all.String(), Behind: p.behind, Damaged: p.damaged, Used: mebibytes(used), Budget: mebibytes(budget)}
 	if p.written != nil && *p.written == now {
-		return
+		return false
 	}
 	if err := p.volume.SetStatus(now); err != nil {
 		// On a full disk it is tried again with the next event.
 		p.logger.Error("cannot write the status down", "error", err)
-		return
+		return false
 	}
+	news = p.written != nil && p.written.Error != now.Error
 	p.written = &now
+	return news
 }
 
 // mebibytes rounds up, so that small changes make no news.

@@ -41,6 +41,37 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestStatusOfAFullDisk: that there is no room left is said where there is none.
+func TestStatusOfAFullDisk(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if !mountSmall(t, dir) {
+		t.Log("the disk is full only by what is said")
+	}
+	full := false
+	v, err := publish.OpenFaulty(dir, 0, func(step string) error {
+		if full && step == "write" {
+			return fill(dir)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, status := range []publish.Status{{Error: ""}, {Error: strings.Repeat("full ", 200), Used: 1}, {Error: "short"}} {
+		if err := v.SetStatus(status); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := publish.ReadStatus(dir); err != nil || got != status {
+			t.Errorf("got %+v, %v", got, err)
+		}
+		full = true
+	}
+	if err := errors.Join(empty(dir), v.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
 // mountSmall mounts a small file system, where the test may.
 func mountSmall(t *testing.T, dir string) bool {
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, limits(smallSize, smallInodes)); err != nil {

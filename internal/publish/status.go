@@ -1,11 +1,13 @@
 package publish
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // maxStatus bounds the reading of sync-status.json in bytes.
@@ -16,6 +18,9 @@ type Status struct {
 	// Error says what keeps the volume from following the newest catalog: a
 	// sentence for the user. Empty if nothing does.
 	Error string `json:"error"`
+	// Behind says that the volume cannot take up the newest catalog, so that it is
+	// not known here what that one declares.
+	Behind bool `json:"behind,omitempty"`
 	// Damaged is the number of damaged files that were found on the volume so far.
 	Damaged int64 `json:"damaged,omitempty"`
 	// Used and Budget are what Usage gave, in whole MiB.
@@ -23,19 +28,43 @@ type Status struct {
 	Budget int64 `json:"budget,omitempty"`
 }
 
-// SetStatus writes the status down.
+// SetStatus writes the status down: beside the last one, or over it where the
+// disk has no room for both, since just then there is something to say.
 func (v *Volume) SetStatus(s Status) error {
 	b, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(v.tmp, statusFile)
+	// Every status fills its block, so that the next one has its place in it.
+	b = append(b, bytes.Repeat([]byte{' '}, max(block-1-len(b), 0))...)
+	b = append(b, '\n')
+	path, place := filepath.Join(v.tmp, statusFile), filepath.Join(v.dir, statusFile)
 	// Not synced: after a crash it is written again anyway.
-	err = v.disk.do("write", path, func(path string) error { return os.WriteFile(path, append(b, '\n'), 0o644) })
+	err = v.disk.do("write", path, func(path string) error { return os.WriteFile(path, b, 0o644) })
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		if failed := v.overwrite(place, b); failed != nil {
+			return errors.Join(err, failed)
+		}
+		return ignoreGone(v.disk.remove(path))
+	}
 	if err := errors.Join(err, v.disk.chmod(path, 0o644)); err != nil {
 		return err
 	}
-	return v.disk.rename(path, filepath.Join(v.dir, statusFile))
+	return v.disk.rename(path, place)
+}
+
+// overwrite writes over a file that is there. Whoever reads it at the very
+// moment may find half of it, which is as good as no status, and finds all of it the next
+// time.
+func (v *Volume) overwrite(path string, b []byte) error {
+	return v.disk.do("overwrite", path, func(path string) error {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = f.Write(b)
+		return errors.Join(err, f.Truncate(int64(len(b))), f.Close())
+	})
 }
 
 // Status reads what was written down last.

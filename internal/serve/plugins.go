@@ -136,6 +136,10 @@ func (p *plugins) module(w http.ResponseWriter, r *http.Request, want wanted) {
 func (p *plugins) refuse(w http.ResponseWriter, want wanted, is verdict) {
 	switch is {
 	case unknown:
+		if p.volume.status().Behind {
+			unavailable(w, "this server cannot take up the newest catalog, which may declare "+want.String())
+			return
+		}
 		p.metrics.unknown.Inc()
 		http.Error(w, "no PluginSource declares "+want.String(), http.StatusNotFound)
 	case later:

@@ -327,10 +327,16 @@ func TestOps(t *testing.T) {
 	r.get(t, "/plugins/a/1/plugin.wasm", "Accept-Encoding", "identity")
 	r.get(t, "/plugins/scan/1/plugin.wasm")
 	r.get(t, "/plugins/scan2/1/plugin.wasm")
+	if err := r.volume.SetStatus(publish.Status{Behind: true}); err != nil {
+		t.Fatal(err)
+	}
+	if response, body := r.do(t, http.MethodGet, r.url+"/plugins/scan3/1/plugin.wasm"); response.StatusCode != 503 || !strings.Contains(string(body), "newest catalog") {
+		t.Errorf("what the newest catalog may declare gives %s %s", response.Status, body)
+	}
 	metrics := expect("/metrics", 200,
 		`plugin_server_requests_total{code="200",plugin="a",version="1"} 1`, `plugin_server_sent_bytes_total{plugin="a",version="1"} 5000`,
 		`plugin_server_unknown_plugins_total 2`, `plugin_server_requests_total{code="404",plugin="other",version="other"} 2`,
-		`plugin_server_held_requests_total{end="timeout"} 2`, "plugin_server_generation_age_seconds")
+		`plugin_server_held_requests_total{end="timeout"} 3`, "plugin_server_generation_age_seconds")
 	if strings.Contains(metrics, "scan") {
 		t.Error("clients can make series")
 	}
