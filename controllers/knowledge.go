@@ -69,7 +69,8 @@ type serverKnowledge struct {
 	served   map[catalog.Key]string
 	// asked: the pods have been asked at least once since the operator started.
 	asked bool
-	// incomplete: some pod lacked something of what its catalog names.
+	// incomplete: some pod lacked something of what its catalog names, or had a
+	// problem.
 	incomplete bool
 	// answers are what the pods said last, by their names.
 	answers map[string]answer
@@ -144,7 +145,7 @@ func (k *Knowledge) observed(
 	known := k.of(server, uid)
 	known.incomplete = false
 	for i, state := range states {
-		known.incomplete = known.incomplete || len(state.Missing) > 0
+		known.incomplete = known.incomplete || len(state.Missing) > 0 || state.SyncError != ""
 		pod := known.servedBy(state)
 		if i == 0 {
 			served = pod
@@ -222,7 +223,7 @@ func (k *Knowledge) Served(server types.NamespacedName) (served map[catalog.Key]
 }
 
 // Polled notes the revision that a pod says it serves, and whether that may be
-// news: another revision, or modules that it lacked before.
+// news: another revision, or modules that it lacked before, or the end of a problem.
 func (k *Knowledge) Polled(server types.NamespacedName, pod, revision string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -203,6 +203,13 @@ func TestKnowledgePolled(t *testing.T) {
 			t.Errorf("step %d: news = %v, want %v", i, got, step.news)
 		}
 	}
+	// Of a pod with a problem any poll may be the end of it.
+	for _, state := range []serve.State{{SyncError: "full"}, {Missing: []serve.Missing{{Name: "a", Version: "1"}}}, {}} {
+		k.observed(serverName, "uid", []serve.State{state, {}})
+		if got, want := k.Polled(serverName, "p", "s"), state.SyncError != "" || len(state.Missing) > 0; got != want {
+			t.Errorf("after %+v a poll is news = %v, want %v", state, got, want)
+		}
+	}
 	for i := range 5000 {
 		k.Polled(serverName, fmt.Sprint("invented-", i), "r")
 	}

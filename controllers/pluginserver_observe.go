@@ -142,7 +142,11 @@ func (o *observedServer) lookAgain(now time.Time) time.Duration {
 		}
 	}
 	if (o.encoded != nil || runsImage(o.server)) && len(o.pods) > 0 && !o.consistent() {
-		next = sooner(next, lookSoon)
+		if o.explained() {
+			next = sooner(next, lookLater)
+		} else {
+			next = sooner(next, lookSoon)
+		}
 	}
 	if len(o.obsolete) > 0 {
 		next = sooner(next, lookSoon)
@@ -168,6 +172,15 @@ func settled(outcome integration.Outcome) bool {
 func (o *observedServer) consistent() bool {
 	return !slices.ContainsFunc(o.pods, func(p podState) bool {
 		return p.err != nil || o.catalog != nil && p.state.Revision != o.catalog.Revision()
+	})
+}
+
+// explained says whether every pod that is behind says what keeps it: that may
+// take days, where a disk is full, and the pod calls once it has caught up.
+func (o *observedServer) explained() bool {
+	return !slices.ContainsFunc(o.pods, func(p podState) bool {
+		behind := p.err != nil || o.catalog != nil && p.state.Revision != o.catalog.Revision()
+		return behind && p.state.SyncError == ""
 	})
 }
 

@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -55,5 +56,37 @@ func TestObservePodsWakesSources(t *testing.T) {
 	state.Missing = []serve.Missing{{Name: mcpServer, Version: "1.0.0"}}
 	if diff := cmp.Diff(both, observe()); diff != "" {
 		t.Errorf("a plugin is gone from a pod (-want +got):\n%s", diff)
+	}
+}
+
+// TestLookAgain: pods that are behind are asked soon, but not those that say
+// what keeps them, which may take days.
+func TestLookAgain(t *testing.T) {
+	t.Parallel()
+	behind := func(why string) podState { return podState{state: serve.State{Revision: "old", SyncError: why}} }
+	for name, c := range map[string]struct {
+		pods []podState
+		want time.Duration
+	}{
+		"one is behind":              {[]podState{behind("")}, lookSoon},
+		"one says why":               {[]podState{behind("full")}, lookLater},
+		"one of two says why":        {[]podState{behind("full"), behind("")}, lookSoon},
+		"one is silent":              {[]podState{behind("full"), {err: context.DeadlineExceeded}}, lookSoon},
+		"one is behind, one is well": {[]podState{behind("full"), {}}, lookLater},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := healthy()
+			o.encoded = []byte("catalog")
+			for i := range c.pods {
+				if c.pods[i].err == nil && c.pods[i].state.Revision == "" {
+					c.pods[i].state.Revision = o.catalog.Revision()
+				}
+			}
+			o.pods = c.pods
+			if got := o.lookAgain(time.Unix(0, 0)); got != c.want {
+				t.Errorf("looks again after %s, want %s", got, c.want)
+			}
+		})
 	}
 }

@@ -3,6 +3,7 @@ package controllers
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,6 +13,7 @@ import (
 	"github.com/higress-group/plugin-server-operator/controllers/apply"
 	"github.com/higress-group/plugin-server-operator/controllers/desired"
 	"github.com/higress-group/plugin-server-operator/controllers/integration"
+	"github.com/higress-group/plugin-server-operator/internal/serve"
 )
 
 // serverStatus makes the status of a server from what was observed. It is pure.
@@ -181,22 +183,44 @@ func degradations(o *observedServer) []string {
 	return problems
 }
 
-// podProblems says what the pods lack, each problem once.
+// lacking is how many plugins some ready pod does not serve as the catalog wants
+// them.
+func (o *observedServer) lacking() int {
+	all := map[serve.Missing]bool{}
+	for _, pod := range o.pods {
+		for _, missing := range pod.state.Missing {
+			all[missing] = true
+		}
+	}
+	return len(all)
+}
+
+// podProblems says what the pods lack, each problem once, in the same order
+// whoever answers first. Figures, of what is free for instance, differ a little from pod to
+// pod: one of them is enough.
 func podProblems(o *observedServer) []string {
 	var problems []string
-	seen := map[string]bool{}
 	for _, pod := range o.pods {
 		problem := pod.state.SyncError
 		if problem == "" && len(pod.state.Missing) > 0 {
 			first := pod.state.Missing[0]
 			problem = fmt.Sprintf("replicas lack %s, first %s:%s", count(len(pod.state.Missing)), first.Name, first.Version)
 		}
-		if problem != "" && !seen[problem] {
-			seen[problem] = true
+		if problem != "" {
 			problems = append(problems, problem)
 		}
 	}
-	return problems
+	slices.Sort(problems)
+	return slices.CompactFunc(problems, func(a, b string) bool { return withoutFigures(a) == withoutFigures(b) })
+}
+
+func withoutFigures(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, s)
 }
 
 // summarizeServer sets Ready, Reconciling and Stalled. Ready is made of
@@ -212,6 +236,10 @@ func summarizeServer(
 	if ready.Status == metav1.ConditionTrue {
 		ready.Reason = v1alpha1.ReasonSucceeded
 		ready.Message = fmt.Sprintf("%s served at %s", count(int(status.Catalog.Plugins)), status.URL)
+		if lacking := o.lacking(); lacking > 0 {
+			all := int(status.Catalog.Plugins)
+			ready.Message = fmt.Sprintf("%d of %s served by every replica at %s", max(all-lacking, 0), count(all), status.URL)
+		}
 		if runsImage(o.server) {
 			ready.Message = fmt.Sprintf("the plugins of the image are served at %s", status.URL)
 		}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -102,6 +103,7 @@ func TestServerStatus(t *testing.T) {
 		}), nil, "Ready", ""},
 		"a pod says what keeps it":        {healthy(func(o *observedServer) { o.pods[0].state.SyncError, o.pods[1].state.SyncError = "full", "full" }), map[string]string{"Degraded": "True Incomplete"}, "Degraded", "full"},
 		"a pod lacks a plugin":            {healthy(func(o *observedServer) { o.pods[0].state.Missing = []serve.Missing{{Name: "a", Version: "1"}} }), map[string]string{"Degraded": "True Incomplete"}, "Degraded", "replicas lack 1 plugin, first a:1"},
+		"a pod lacks the only plugin":     {healthy(func(o *observedServer) { o.pods[0].state.Missing = []serve.Missing{{Name: "a", Version: "1"}} }), map[string]string{"Degraded": "True Incomplete"}, "Ready", "0 of 1 plugin served by every replica"},
 		"a foreign value in the Console":  {healthy(outcome(v1alpha1.ReasonForeignValue)), map[string]string{"ConsoleConfigured": "False ForeignValue", "Degraded": "True Incomplete"}, "Degraded", "why"},
 		"no Console":                      {healthy(outcome(v1alpha1.ReasonTargetNotFound)), map[string]string{"ConsoleConfigured": "False TargetNotFound", "Degraded": "True Incomplete"}, "Degraded", "why"},
 		"the Console is switched off":     {healthy(outcome(v1alpha1.ReasonOff)), map[string]string{"ConsoleConfigured": "False Off"}, "Ready", ""},
@@ -168,5 +170,29 @@ func TestServerStatusNumbers(t *testing.T) {
 	}
 	if status.ServedRevision != "" {
 		t.Errorf("servedRevision is %s, while the pods serve an older one", status.ServedRevision)
+	}
+}
+
+func TestPodProblems(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ problems, want []string }{
+		"none":                   {[]string{"", ""}, nil},
+		"the same":               {[]string{"full", "full"}, []string{"full"}},
+		"others, in one order":   {[]string{"lost", "full"}, []string{"full", "lost"}},
+		"others, in the other":   {[]string{"full", "lost"}, []string{"full", "lost"}},
+		"figures, in one order":  {[]string{"5 MiB are free", "4 MiB are free"}, []string{"4 MiB are free"}},
+		"figures, in the other":  {[]string{"4 MiB are free", "5 MiB are free"}, []string{"4 MiB are free"}},
+		"figures of other words": {[]string{"4 MiB are free", "14 files were damaged"}, []string{"14 files were damaged", "4 MiB are free"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := healthy()
+			for i, problem := range c.problems {
+				o.pods[i].state.SyncError = problem
+			}
+			if diff := cmp.Diff(c.want, podProblems(o), cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("problems (-want +got):\n%s", diff)
+			}
+		})
 	}
 }

@@ -254,7 +254,7 @@ func servedCondition(o observedSource, status v1alpha1.PluginSourceStatus) metav
 	switch {
 	case lagging != "":
 		c.Reason = v1alpha1.ReasonReplicasCatchingUp
-		c.Message += fmt.Sprintf("; PluginServer %s is behind", lagging)
+		c.Message += fmt.Sprintf("; PluginServer %s is behind; where that lasts, its condition Degraded says why", lagging)
 	case served < len(status.Plugins) && status.Failed > 0:
 		c.Reason = v1alpha1.ReasonPluginsFailed
 	case served < len(status.Plugins):

@@ -83,7 +83,7 @@ func TestSourceStatus(t *testing.T) {
 			""},
 		"a replica is behind": {both,
 			map[string]string{"Ready": "False ReplicasCatchingUp", "Reconciling": "True ReplicasCatchingUp", "Resolved": "True Succeeded", "Fetched": "True Succeeded", "Served": "False ReplicasCatchingUp"},
-			"PluginServer s is behind"},
+			"PluginServer s is behind; where that lasts, its condition Degraded says why"},
 		"no server": {sourceOf(fetchedAs("aa")),
 			map[string]string{"Ready": "False NotSelected", "Reconciling": "True NotSelected", "Resolved": "True Succeeded", "Fetched": "True Succeeded", "Served": "False NotSelected"},
 			"no PluginServer"},
