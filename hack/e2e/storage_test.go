@@ -30,6 +30,11 @@ func makeVolume(t *testing.T, name string, mode corev1.PersistentVolumeAccessMod
 	if err := os.Chmod(dir, 0o777); err != nil { // the pods have a user of their own
 		t.Fatal(err)
 	}
+	makeVolumeAt(t, name, mode, dir)
+}
+
+func makeVolumeAt(t *testing.T, name string, mode corev1.PersistentVolumeAccessMode, dir string) {
+	t.Helper()
 	create(t, &corev1.PersistentVolume{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PersistentVolumeSpec{
