@@ -70,7 +70,8 @@ func TestVolumeIsFull(t *testing.T) {
 	t.Parallel()
 	o := newOperator(t)
 	small, large := publishtest.New("a", "1", 1<<20, 1), publishtest.New("a", "1", 5<<20, 2)
-	publishtest.Put(t, o.store, small, large)
+	other := publishtest.New("b", "1", 4<<20, 3) // does not fit either
+	publishtest.Put(t, o.store, small, large, other)
 	o.publish(t, publishtest.Catalog(1, small))
 	p := follows(t, setting{operator: o, limit: 4 << 20})
 	eventually(t, 10*time.Second, "what fits", p.serves(small))
@@ -88,10 +89,10 @@ func TestVolumeIsFull(t *testing.T) {
 			return false
 		}
 	})
-	o.publish(t, publishtest.Catalog(2, large))
+	o.publish(t, publishtest.Catalog(2, large, other))
 	eventually(t, 10*time.Second, "it says what to do", func() bool {
 		problem := p.problem(t)
-		return strings.Contains(problem, "6 MiB more are needed, ") && strings.Contains(problem, "of its 4 MiB are free") && strings.Contains(problem, "raise spec.storage.sizeLimit")
+		return strings.Contains(problem, "6 MiB more are needed, ") && strings.Contains(problem, "of its 4 MiB are free (for all 2 modules that do not fit: 11 MiB)") && strings.Contains(problem, "raise spec.storage.sizeLimit")
 	})
 	if !p.serves(small)() {
 		t.Error("what was served is not served any more")

@@ -246,7 +246,8 @@ func (f *Follower) settle(a arrival) {
 func (f *Follower) fetchProblem() string {
 	var failing, lost, unfit int
 	var needed int64
-	var first, full error
+	var first error
+	var full *publish.FullError // the largest of those that do not fit
 	for _, m := range f.wanted {
 		if m.there || m.err == nil {
 			continue
@@ -256,7 +257,9 @@ func (f *Follower) fetchProblem() string {
 		case errors.As(m.err, &fullError):
 			needed += fullError.Needed
 			unfit++
-			full = fullError
+			if full == nil || fullError.Needed > full.Needed {
+				full = fullError
+			}
 		case m.lost:
 			lost++
 		case errors.Is(m.err, ErrLater), m.attempts < 3:
