@@ -9,11 +9,21 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime/debug"
 	"sync"
 	"time"
 
 	"github.com/higress-group/plugin-server-operator/internal/serve"
 	"github.com/higress-group/plugin-server-operator/internal/supervise"
+)
+
+const (
+	// serveMemory is how far the garbage of answers may pile up in bytes, well below
+	// the container's default limit of 256 MiB; what is needed may be more.
+	serveMemory = 96 << 20
+	// serveGarbage is how much of it there may be, in percent of what is needed:
+	// that is little, and at Go's 100 a twentieth of the time would go into its collection.
+	serveGarbage = 400
 )
 
 // serveVolume serves a volume until it is told to end. What stands after "--"
@@ -30,6 +40,8 @@ func serveVolume(ctx context.Context, args []string, logger *slog.Logger) error 
 	if err := f.Parse(args); err != nil {
 		return err
 	}
+	debug.SetGCPercent(serveGarbage)
+	debug.SetMemoryLimit(serveMemory)
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -50,11 +62,14 @@ func serveVolume(ctx context.Context, args []string, logger *slog.Logger) error 
 }
 
 func listenAndServe(ctx context.Context, server *serve.Server, plugins, ops string) error {
-	listener, err := net.Listen("tcp", plugins)
+	// A client that is gone is noticed by the time that it has for each piece, and
+	// until its next request: the kernel need not ask for it, which takes four calls to set up.
+	config := net.ListenConfig{KeepAlive: -1}
+	listener, err := config.Listen(ctx, "tcp", plugins)
 	if err != nil {
 		return err
 	}
-	opsListener, err := net.Listen("tcp", ops)
+	opsListener, err := config.Listen(ctx, "tcp", ops)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}

@@ -5,10 +5,14 @@ package serve
 import (
 	"context"
 	"net"
+	"time"
 )
 
 // conn exists on Linux only: elsewhere net/http sends files.
-type conn struct{ full, more bool }
+type conn struct {
+	full, more bool
+	extended   time.Time
+}
 
 type connListener struct{ net.Listener }
 

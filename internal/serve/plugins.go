@@ -99,8 +99,9 @@ func (p *plugins) file(w http.ResponseWriter, r *http.Request, key catalog.Key, 
 		return
 	}
 	want := wanted{key: key}
-	if query := r.URL.Query(); query.Has("sha256") {
-		if want.sha256 = query.Get("sha256"); !catalog.SHA256Pattern.MatchString(want.sha256) {
+	if r.URL.RawQuery != "" {
+		query := r.URL.Query()
+		if want.sha256 = query.Get("sha256"); query.Has("sha256") && !catalog.SHA256Pattern.MatchString(want.sha256) {
 			http.Error(w, "sha256 has to be 64 lower case hexadecimal digits", http.StatusNotFound)
 			return
 		}

@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,8 +22,10 @@ const (
 	// piece is how much of a body is sent under one deadline: a client slower than
 	// 4 KiB a second is let go.
 	piece = 256 << 10
-	// burst is how much a connection that does not wait is given at once.
-	burst = 2 << 20
+	// burst is how much a connection that does not wait is given before the others
+	// have their turn. Its client reads it meanwhile: on what is given beyond that
+	// both would work at the same time, and for a fifth of the throughput wait for each other.
+	burst = 512 << 10
 	// sniffed is what net/http sends of a file together with the header.
 	sniffed = 512
 	// maxLogged is how much of what a client says stands in the log, in bytes.
@@ -39,6 +43,29 @@ type metrics struct {
 	bytes    *prometheus.CounterVec
 	held     *prometheus.CounterVec
 	unknown  prometheus.Counter
+	// counters are those of requests and bytes that were looked up already, by series.
+	counters sync.Map
+}
+
+// series is what is counted together.
+type series struct {
+	key  catalog.Key
+	code int
+}
+
+// count counts an answer. Two look-ups by labels would take as long as finding
+// the module does.
+func (m *metrics) count(key catalog.Key, code int, sent int64) {
+	s := series{key, code}
+	known, ok := m.counters.Load(s)
+	if !ok {
+		known, _ = m.counters.LoadOrStore(s, [2]prometheus.Counter{
+			m.requests.WithLabelValues(key.Name, key.Version, strconv.Itoa(code)), m.bytes.WithLabelValues(key.Name, key.Version),
+		})
+	}
+	of := known.([2]prometheus.Counter) //nolint:forcetypeassert // nothing else is put there
+	of[0].Inc()
+	of[1].Add(float64(sent))
 }
 
 func newMetrics(v *volume) *metrics {
@@ -70,24 +97,31 @@ func newMetrics(v *volume) *metrics {
 // forget drops what was counted of a version, so that versions that come and
 // go do not add up.
 func (m *metrics) forget(key catalog.Key) {
+	m.counters.Range(func(s, _ any) bool {
+		if s.(series).key == key { //nolint:forcetypeassert // nothing else is put there
+			m.counters.Delete(s)
+		}
+		return true
+	})
 	of := prometheus.Labels{"plugin": key.Name, "version": key.Version}
 	m.requests.DeletePartialMatch(of)
 	m.bytes.DeletePartialMatch(of)
 }
 
 // record writes one line and counts for each request.
-func record(next http.Handler, v *volume, m *metrics, logger *slog.Logger) http.Handler {
+func record(next http.Handler, v *volume, m *metrics, log slog.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		rec := &recorder{ResponseWriter: w, control: http.NewResponseController(w), conn: connOf(r.Context()), status: http.StatusOK}
 		rec.extend()
 		next.ServeHTTP(rec, r)
-		plugin, version := labels(v.current(), r.URL.Path)
-		m.requests.WithLabelValues(plugin, version, strconv.Itoa(rec.status)).Inc()
-		m.bytes.WithLabelValues(plugin, version).Add(float64(rec.sent))
-		logger.LogAttrs(r.Context(), slog.LevelInfo, "request",
+		m.count(labels(v.current(), r.URL.Path), rec.status, rec.sent)
+		ended := time.Now()
+		line := slog.NewRecord(ended, slog.LevelInfo, "request", 0) // it is this line of the program anyway, which is not looked for
+		line.AddAttrs(
 			slog.String("method", r.Method), slog.String("path", bounded(r.URL.Path)), slog.Int("status", rec.status), slog.Int64("bytes", rec.sent),
-			slog.String("duration", time.Since(began).Round(time.Microsecond).String()), slog.String("remote", r.RemoteAddr), slog.String("agent", bounded(r.UserAgent())))
+			slog.String("duration", ended.Sub(began).Round(time.Microsecond).String()), slog.String("remote", r.RemoteAddr), slog.String("agent", bounded(r.UserAgent())))
+		_ = log.Handle(r.Context(), line) // nobody is told that the log cannot be written
 	})
 }
 
@@ -101,14 +135,14 @@ func bounded(s string) string {
 }
 
 // labels gives the plugin of a path if the catalog declares it.
-func labels(now *view, path string) (plugin, version string) {
-	parts := strings.Split(path, "/")
-	if len(parts) == 5 && parts[1] == "plugins" {
-		if key := (catalog.Key{Name: parts[2], Version: parts[3]}); now.declared[key] {
-			return key.Name, key.Version
-		}
+func labels(now *view, path string) catalog.Key {
+	below, isPlugins := strings.CutPrefix(path, "/plugins/")
+	name, rest, _ := strings.Cut(below, "/")
+	version, file, isFile := strings.Cut(rest, "/")
+	if key := (catalog.Key{Name: name, Version: version}); isPlugins && isFile && !strings.Contains(file, "/") && now.declared[key] {
+		return key
 	}
-	return "other", "other"
+	return catalog.Key{Name: "other", Version: "other"}
 }
 
 // recorder notes what was answered. It passes files on as files, so that the
@@ -159,6 +193,8 @@ func (w *recorder) ReadFrom(src io.Reader) (int64, error) {
 			err = w.wait()
 		} else if next.N > 0 {
 			return sent, err // the end
+		} else {
+			runtime.Gosched() // the others' turn
 		}
 		if err != nil {
 			return sent, err
@@ -208,5 +244,12 @@ func (w *recorder) extendIfDue() {
 // (a test's recorder) there is no deadline.
 func (w *recorder) extend() {
 	w.granted = w.sent + piece
-	_ = w.control.SetWriteDeadline(time.Now().Add(pieceWithin))
+	now := time.Now()
+	if w.conn != nil {
+		if now.Sub(w.conn.extended) < pieceWithin/60 {
+			return // fast clients would spend their time on this
+		}
+		w.conn.extended = now
+	}
+	_ = w.control.SetWriteDeadline(now.Add(pieceWithin))
 }

@@ -65,7 +65,7 @@ func New(o Options) *Server {
 
 // Handler serves plugins.
 func (s *Server) Handler() http.Handler {
-	return record(s.plugins, s.volume, s.metrics, s.options.Logger)
+	return record(s.plugins, s.volume, s.metrics, s.options.Logger.Handler())
 }
 
 // OpsHandler serves health, state and metrics, for the kubelet and the operator.

@@ -16,6 +16,13 @@ import (
 // Type is the media type of a module.
 const Type = "application/wasm"
 
+// What stands in headers again and again, made once. Their names are written as
+// net/http has them.
+var (
+	mediaType, vary, nosniff = []string{Type}, []string{"Accept-Encoding"}, []string{"nosniff"}
+	gzipCoding, byteRanges   = []string{"gzip"}, []string{"bytes"}
+)
+
 // Files opens the two forms of one module. An absent one is fs.ErrNotExist.
 type Files interface {
 	// Open opens the module.
@@ -47,23 +54,20 @@ func Serve(w http.ResponseWriter, r *http.Request, files Files, sha256 string) e
 		return errors.New("not a regular file: " + f.Name())
 	}
 	h := w.Header()
-	h.Set("Content-Type", Type)
-	h.Set("Vary", "Accept-Encoding")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("ETag", `"sha256-`+sha256+`"`)
+	h["Content-Type"], h["Vary"], h["X-Content-Type-Options"] = mediaType, vary, nosniff
+	// ServeContent leaves the length out when there is an encoding.
+	length := []string{strconv.FormatInt(info.Size(), 10)}
 	if zipped {
-		h.Set("Content-Encoding", "gzip")
-		h.Set("ETag", `"sha256-`+sha256+`-gzip"`)
-		// ServeContent leaves the length out when there is an encoding.
-		h.Set("Content-Length", strconv.FormatInt(info.Size(), 10))
+		h["Content-Encoding"], h["Etag"], h["Content-Length"] = gzipCoding, []string{`"sha256-` + sha256 + `-gzip"`}, length
+	} else {
+		h["Etag"] = []string{`"sha256-` + sha256 + `"`}
 	}
 	// A plain file all the way down, so that the kernel can copy it (sendfile).
 	if conditional(r.Header) {
 		http.ServeContent(w, r, "", time.Time{}, io.ReadSeeker(f))
 		return nil
 	}
-	h.Set("Accept-Ranges", "bytes")
-	h.Set("Content-Length", strconv.FormatInt(info.Size(), 10))
+	h["Accept-Ranges"], h["Content-Length"] = byteRanges, length
 	w.WriteHeader(http.StatusOK)
 	if r.Method != http.MethodHead {
 		_, _ = io.CopyN(w, f, info.Size()) // who leaves early knows it
