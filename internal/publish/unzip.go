@@ -2,7 +2,6 @@ package publish
 
 import (
 	"bufio"
-	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -10,6 +9,8 @@ import (
 	"hash"
 	"io"
 	"os"
+
+	"github.com/klauspost/compress/gzip"
 )
 
 // input is something to be checked. It remembers why it ended, which tells
