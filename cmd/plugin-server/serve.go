@@ -9,21 +9,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime/debug"
 	"sync"
 	"time"
 
 	"github.com/higress-group/plugin-server-operator/internal/serve"
 	"github.com/higress-group/plugin-server-operator/internal/supervise"
-)
-
-const (
-	// serveMemory is how far the garbage of answers may pile up in bytes, well below
-	// the container's default limit of 256 MiB; what is needed may be more.
-	serveMemory = 96 << 20
-	// serveGarbage is how much of it there may be, in percent of what is needed:
-	// that is little, and at Go's 100 a twentieth of the time would go into its collection.
-	serveGarbage = 400
 )
 
 // serveVolume serves a volume until it is told to end. What stands after "--"
@@ -40,8 +30,6 @@ func serveVolume(ctx context.Context, args []string, logger *slog.Logger) error 
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	debug.SetGCPercent(serveGarbage)
-	debug.SetMemoryLimit(serveMemory)
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	ctx, cancel := context.WithCancel(ctx)
