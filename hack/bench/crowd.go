@@ -21,9 +21,9 @@ type crowd struct {
 	Rate   int // bytes a second, each
 }
 
-// crowdTicks is into how many parts a second is divided, so that not all
-// read at once.
-const crowdTicks = 20
+// crowdTicks is into how many parts a second is divided, so that not all read at
+// once: the healthy client, which shares their processor, would wait for them.
+const crowdTicks = 500
 
 // runCrowd is the program. It says "ready" once all have begun.
 func runCrowd() error {

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"maps"
 	"regexp"
@@ -37,6 +38,11 @@ func TestSteadyState(t *testing.T) {
 		"--reuse-values", "--set", "resync=10s", "--wait"); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if _, err := run(context.Background(), "helm", "rollback", release, "--namespace", namespace, "--wait", "--timeout", "2m"); err != nil {
+			t.Error(err)
+		}
+	})
 	eventually(t, time.Minute, "the old operator ends", func() error {
 		if n := len(operatorPods(t)); n != 1 {
 			return fmt.Errorf("%d pods", n)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/higress-group/plugin-server-operator/internal/publish"
 	"github.com/higress-group/plugin-server-operator/internal/publish/publishtest"
+	"github.com/higress-group/plugin-server-operator/internal/smalldisk"
 )
 
 // smallSize and smallInodes are what a small file system has: a little more
@@ -74,16 +75,8 @@ func TestStatusOfAFullDisk(t *testing.T) {
 
 // mountSmall mounts a small file system, where the test may.
 func mountSmall(t *testing.T, dir string) bool {
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, limits(smallSize, smallInodes)); err != nil {
-		t.Logf("no file system of its own: %v", err)
-		return false
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return true
+	t.Helper()
+	return smalldisk.Mount(t, dir, limits(smallSize, smallInodes))
 }
 
 func limits(size, inodes uint64) string { return fmt.Sprintf("size=%d,nr_inodes=%d", size, inodes) }

@@ -16,12 +16,14 @@ import (
 
 	"github.com/higress-group/plugin-server-operator/internal/publish"
 	"github.com/higress-group/plugin-server-operator/internal/publish/publishtest"
+	"github.com/higress-group/plugin-server-operator/internal/smalldisk"
 )
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(victimVariable); dir != "" {
 		os.Exit(beVictim(dir))
 	}
+	smalldisk.Main()
 	goleak.VerifyTestMain(m)
 }
 

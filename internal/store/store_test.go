@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/higress-group/plugin-server-operator/internal/inspect/inspecttest"
+	"github.com/higress-group/plugin-server-operator/internal/smalldisk"
 )
 
 // crashVariable tells the test binary to be the program that is killed.
@@ -29,6 +30,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(crashVariable) != "" {
 		putUntilKilled()
 	}
+	smalldisk.Main()
 	goleak.VerifyTestMain(m)
 }
 

@@ -3,10 +3,10 @@ package store
 import (
 	"bytes"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/higress-group/plugin-server-operator/internal/failure"
+	"github.com/higress-group/plugin-server-operator/internal/smalldisk"
 )
 
 // TestFullVolume runs out of space for real where the test may mount a small
@@ -15,15 +15,8 @@ func TestFullVolume(t *testing.T) {
 	t.Parallel()
 	const size = 4 << 20
 	dir, budget, says := t.TempDir(), int64(0), "the volume of the operator's store is full: 9 MiB more are needed for this module"
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
-		t.Logf("no file system of its own: %v", err)
+	if !smalldisk.Mount(t, dir, "size=4m") {
 		budget, says = size, "9 MiB more are needed for this module"
-	} else {
-		t.Cleanup(func() {
-			if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-				t.Error(err)
-			}
-		})
 	}
 	s := open(t, dir, budget)
 	first := put(t, s, module(1, 1<<20))
