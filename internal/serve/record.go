@@ -113,7 +113,7 @@ func record(next http.Handler, v *volume, m *metrics, log slog.Handler) http.Han
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		rec := &recorder{ResponseWriter: w, control: http.NewResponseController(w), conn: connOf(r.Context()), status: http.StatusOK}
-		rec.extend()
+		rec.extend(began)
 		next.ServeHTTP(rec, r)
 		m.count(labels(v.current(), r.URL.Path), rec.status, rec.sent)
 		ended := time.Now()
@@ -166,7 +166,7 @@ func (w *recorder) WriteHeader(status int) {
 }
 
 func (w *recorder) Write(p []byte) (int, error) {
-	w.extend()
+	w.extend(time.Now())
 	n, err := w.ResponseWriter.Write(p)
 	w.sent += int64(n)
 	return n, err
@@ -229,22 +229,21 @@ func (w *recorder) wait() error {
 			return err
 		}
 		w.arrived = arrived
-		w.extend()
+		w.extend(time.Now())
 	}
 }
 
 // extendIfDue begins the next piece when the last one was sent.
 func (w *recorder) extendIfDue() {
 	if w.sent >= w.granted {
-		w.extend()
+		w.extend(time.Now())
 	}
 }
 
 // extend gives the client time for the next piece. Where that is not possible
 // (a test's recorder) there is no deadline.
-func (w *recorder) extend() {
+func (w *recorder) extend(now time.Time) {
 	w.granted = w.sent + piece
-	now := time.Now()
 	if w.conn != nil {
 		if now.Sub(w.conn.extended) < pieceWithin/60 {
 			return // fast clients would spend their time on this

@@ -86,6 +86,9 @@ func conditional(h http.Header) bool {
 func AcceptsGzip(h http.Header) bool {
 	star := false
 	for _, value := range h.Values("Accept-Encoding") {
+		if value == "gzip" { // what gateways say
+			return true
+		}
 		for coding := range strings.SplitSeq(value, ",") {
 			name, params, _ := strings.Cut(coding, ";")
 			name = strings.ToLower(strings.TrimSpace(name))
