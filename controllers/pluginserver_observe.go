@@ -169,19 +169,16 @@ func settled(outcome integration.Outcome) bool {
 
 // consistent says whether every ready pod serves the newest catalog, or, of
 // somebody's image, answers at all.
-func (o *observedServer) consistent() bool {
-	return !slices.ContainsFunc(o.pods, func(p podState) bool {
-		return p.err != nil || o.catalog != nil && p.state.Revision != o.catalog.Revision()
-	})
+func (o *observedServer) consistent() bool { return !slices.ContainsFunc(o.pods, o.behind) }
+
+func (o *observedServer) behind(p podState) bool {
+	return p.err != nil || o.catalog != nil && p.state.Revision != o.catalog.Revision()
 }
 
-// explained says whether every pod that is behind says what keeps it: that may
-// take days, where a disk is full, and the pod calls once it has caught up.
+// explained says whether every pod that is behind says that it cannot follow: that
+// may take days, where a disk is full, and the pod calls once it has caught up.
 func (o *observedServer) explained() bool {
-	return !slices.ContainsFunc(o.pods, func(p podState) bool {
-		behind := p.err != nil || o.catalog != nil && p.state.Revision != o.catalog.Revision()
-		return behind && p.state.SyncError == ""
-	})
+	return !slices.ContainsFunc(o.pods, func(p podState) bool { return o.behind(p) && !p.state.Behind })
 }
 
 func isReady(pod *corev1.Pod) bool {

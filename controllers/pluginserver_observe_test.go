@@ -63,13 +63,16 @@ func TestObservePodsWakesSources(t *testing.T) {
 // what keeps them, which may take days.
 func TestLookAgain(t *testing.T) {
 	t.Parallel()
-	behind := func(why string) podState { return podState{state: serve.State{Revision: "old", SyncError: why}} }
+	behind := func(why string) podState {
+		return podState{state: serve.State{Revision: "old", SyncError: why, Behind: why == "full"}}
+	}
 	for name, c := range map[string]struct {
 		pods []podState
 		want time.Duration
 	}{
 		"one is behind":              {[]podState{behind("")}, lookSoon},
 		"one says why":               {[]podState{behind("full")}, lookLater},
+		"one has another problem":    {[]podState{behind("the operator cannot be reached")}, lookSoon},
 		"one of two says why":        {[]podState{behind("full"), behind("")}, lookSoon},
 		"one is silent":              {[]podState{behind("full"), {err: context.DeadlineExceeded}}, lookSoon},
 		"one is behind, one is well": {[]podState{behind("full"), {}}, lookLater},

@@ -1,8 +1,10 @@
 package controllers
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -13,7 +15,6 @@ import (
 	"github.com/higress-group/plugin-server-operator/controllers/apply"
 	"github.com/higress-group/plugin-server-operator/controllers/desired"
 	"github.com/higress-group/plugin-server-operator/controllers/integration"
-	"github.com/higress-group/plugin-server-operator/internal/serve"
 )
 
 // serverStatus makes the status of a server from what was observed. It is pure.
@@ -183,20 +184,19 @@ func degradations(o *observedServer) []string {
 	return problems
 }
 
-// lacking is how many plugins some ready pod does not serve as the catalog wants
+// servedByAll is how many plugins of the catalog every ready pod serves as it wants
 // them.
-func (o *observedServer) lacking() int {
-	all := map[serve.Missing]bool{}
-	for _, pod := range o.pods {
-		for _, missing := range pod.state.Missing {
-			all[missing] = true
+func (o *observedServer) servedByAll() (n int) {
+	for _, e := range o.catalog.Entries {
+		if !e.Pending() && o.served[e.Key()] == e.SHA256 {
+			n++
 		}
 	}
-	return len(all)
+	return n
 }
 
 // podProblems says what the pods lack, each problem once, in the same order
-// whoever answers first. Figures, of what is free for instance, differ a little from pod to
+// whoever answers first. Sizes, of what is free for instance, differ a little from pod to
 // pod: one of them is enough.
 func podProblems(o *observedServer) []string {
 	var problems []string
@@ -210,18 +210,15 @@ func podProblems(o *observedServer) []string {
 			problems = append(problems, problem)
 		}
 	}
-	slices.Sort(problems)
-	return slices.CompactFunc(problems, func(a, b string) bool { return withoutFigures(a) == withoutFigures(b) })
+	slices.SortFunc(problems, func(a, b string) int {
+		return cmp.Or(cmp.Compare(withoutSizes(a), withoutSizes(b)), cmp.Compare(a, b))
+	})
+	return slices.CompactFunc(problems, func(a, b string) bool { return withoutSizes(a) == withoutSizes(b) })
 }
 
-func withoutFigures(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r >= '0' && r <= '9' {
-			return -1
-		}
-		return r
-	}, s)
-}
+var sizes = regexp.MustCompile(`\d+ MiB`)
+
+func withoutSizes(s string) string { return sizes.ReplaceAllString(s, "MiB") }
 
 // summarizeServer sets Ready, Reconciling and Stalled. Ready is made of
 // CatalogReady and Available; pods that are catching up show as Reconciling.
@@ -236,9 +233,8 @@ func summarizeServer(
 	if ready.Status == metav1.ConditionTrue {
 		ready.Reason = v1alpha1.ReasonSucceeded
 		ready.Message = fmt.Sprintf("%s served at %s", count(int(status.Catalog.Plugins)), status.URL)
-		if lacking := o.lacking(); lacking > 0 {
-			all := int(status.Catalog.Plugins)
-			ready.Message = fmt.Sprintf("%d of %s served by every replica at %s", max(all-lacking, 0), count(all), status.URL)
+		if all, served := int(status.Catalog.Plugins), o.servedByAll(); served < all {
+			ready.Message = fmt.Sprintf("%d of %s served by every replica at %s", served, count(all), status.URL)
 		}
 		if runsImage(o.server) {
 			ready.Message = fmt.Sprintf("the plugins of the image are served at %s", status.URL)

@@ -101,9 +101,13 @@ func TestServerStatus(t *testing.T) {
 		"a clash about the same module": {healthy(func(o *observedServer) {
 			o.clashes = []declared.Clash{{Key: keyA("1"), Winner: "x", Loser: "y", Same: true}}
 		}), nil, "Ready", ""},
-		"a pod says what keeps it":        {healthy(func(o *observedServer) { o.pods[0].state.SyncError, o.pods[1].state.SyncError = "full", "full" }), map[string]string{"Degraded": "True Incomplete"}, "Degraded", "full"},
-		"a pod lacks a plugin":            {healthy(func(o *observedServer) { o.pods[0].state.Missing = []serve.Missing{{Name: "a", Version: "1"}} }), map[string]string{"Degraded": "True Incomplete"}, "Degraded", "replicas lack 1 plugin, first a:1"},
-		"a pod lacks the only plugin":     {healthy(func(o *observedServer) { o.pods[0].state.Missing = []serve.Missing{{Name: "a", Version: "1"}} }), map[string]string{"Degraded": "True Incomplete"}, "Ready", "0 of 1 plugin served by every replica"},
+		"a pod says what keeps it": {healthy(func(o *observedServer) { o.pods[0].state.SyncError, o.pods[1].state.SyncError = "full", "full" }), map[string]string{"Degraded": "True Incomplete"}, "Degraded", "full"},
+		"a pod lacks a plugin": {healthy(func(o *observedServer) {
+			o.pods[0].state.Missing, o.served = []serve.Missing{{Name: "a", Version: "1"}}, nil
+		}), map[string]string{"Degraded": "True Incomplete"}, "Degraded", "replicas lack 1 plugin, first a:1"},
+		"a pod lacks the only plugin": {healthy(func(o *observedServer) {
+			o.pods[0].state.Missing, o.served = []serve.Missing{{Name: "a", Version: "1"}}, nil
+		}), map[string]string{"Degraded": "True Incomplete"}, "Ready", "0 of 1 plugin served by every replica"},
 		"a foreign value in the Console":  {healthy(outcome(v1alpha1.ReasonForeignValue)), map[string]string{"ConsoleConfigured": "False ForeignValue", "Degraded": "True Incomplete"}, "Degraded", "why"},
 		"no Console":                      {healthy(outcome(v1alpha1.ReasonTargetNotFound)), map[string]string{"ConsoleConfigured": "False TargetNotFound", "Degraded": "True Incomplete"}, "Degraded", "why"},
 		"the Console is switched off":     {healthy(outcome(v1alpha1.ReasonOff)), map[string]string{"ConsoleConfigured": "False Off"}, "Ready", ""},

@@ -22,20 +22,36 @@ const syncMemory = 160 << 20
 // roomPause is the pause before a volume without any room is looked at again.
 const roomPause = 10 * time.Second
 
-// openVolume opens the volume as soon as there is room to begin. A process that
-// ended instead would be started again later and later. Nil after the end of ctx.
-func openVolume(ctx context.Context, logger *slog.Logger, open func() (*publish.Volume, error)) (*publish.Volume, error) {
+// openVolume opens the volume as soon as there is room to begin; until then full
+// is told why there is none. A process that ended instead would be started again later
+// and later. Nil after the end of ctx.
+func openVolume(ctx context.Context, full func(error), open func() (*publish.Volume, error)) (*publish.Volume, error) {
 	for {
 		volume, err := open()
 		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 			return volume, err
 		}
-		logger.Error("the volume has no room to begin; what is on it stays served; free space there, or make it larger", "error", err)
+		full(err)
 		select {
 		case <-ctx.Done():
 			return nil, nil
 		case <-time.After(roomPause):
 		}
+	}
+}
+
+// noRoom says on the volume itself that nothing newer can come: what is declared
+// meanwhile is not known there.
+func noRoom(dataDir string, err error, logger *slog.Logger) {
+	const advice = "the volume has no room to begin; what is on it stays served; free space there, or make it larger"
+	logger.Error(advice, "error", err)
+	status, err := publish.ReadStatus(dataDir)
+	if err == nil {
+		status.Error, status.Behind = advice, true
+		err = publish.OverwriteStatus(dataDir, status)
+	}
+	if err != nil {
+		logger.Error("that cannot be written down", "error", err)
 	}
 }
 
@@ -69,7 +85,7 @@ func syncVolume(ctx context.Context, args []string, logger *slog.Logger) error {
 	if err := supervise.Yield(*memory); err != nil {
 		logger.Warn("sync is not limited as it should be", "error", err)
 	}
-	volume, err := openVolume(ctx, logger, func() (*publish.Volume, error) { return publish.Open(*dataDir, *sizeLimit) })
+	volume, err := openVolume(ctx, func(err error) { noRoom(*dataDir, err, logger) }, func() (*publish.Volume, error) { return publish.Open(*dataDir, *sizeLimit) })
 	if err != nil || volume == nil {
 		return err
 	}

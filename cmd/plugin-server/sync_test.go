@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -37,7 +38,8 @@ func TestOpenVolume(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 4*roomPause-time.Second)
 				defer cancel()
 				began, tries := time.Now(), 0
-				got, err := openVolume(ctx, slog.New(slog.DiscardHandler), func() (*publish.Volume, error) {
+				told := 0
+				got, err := openVolume(ctx, func(error) { told++ }, func() (*publish.Volume, error) {
 					tries++
 					if err := c.errs[tries-1]; err != nil {
 						return nil, err
@@ -47,7 +49,27 @@ func TestOpenVolume(t *testing.T) {
 				if got != c.want || !errors.Is(err, c.err) || time.Since(began) != c.after {
 					t.Errorf("got %p and %v after %s", got, err, time.Since(began))
 				}
+				if waited := int((c.after + roomPause - 1) / roomPause); told != waited {
+					t.Errorf("told %d times that there is no room, want %d", told, waited)
+				}
 			})
 		})
+	}
+}
+
+// TestNoRoom: pods that serve a volume learn from it that they are behind.
+func TestNoRoom(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	v, err := publish.Open(dir, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(v.SetStatus(publish.Status{Damaged: 3}), v.Close()); err != nil {
+		t.Fatal(err)
+	}
+	noRoom(dir, syscall.ENOSPC, slog.New(slog.DiscardHandler))
+	if got, err := publish.ReadStatus(dir); err != nil || !got.Behind || got.Damaged != 3 || !strings.Contains(got.Error, "free space there") {
+		t.Errorf("got %+v, %v", got, err)
 	}
 }

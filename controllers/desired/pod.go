@@ -87,7 +87,7 @@ func schedule(spec *corev1ac.PodSpecApplyConfiguration, p Parameters) *corev1ac.
 }
 
 // apart prefers different zones. As a second spread constraint that would switch
-// the first one off on nodes without a zone.
+// the first one off on nodes without a zone. Pods that a rollout is about to end count here.
 func apart(server string) *corev1ac.AffinityApplyConfiguration {
 	return corev1ac.Affinity().WithPodAntiAffinity(corev1ac.PodAntiAffinity().
 		WithPreferredDuringSchedulingIgnoredDuringExecution(corev1ac.WeightedPodAffinityTerm().WithWeight(100).
@@ -97,8 +97,9 @@ func apart(server string) *corev1ac.AffinityApplyConfiguration {
 }
 
 // spread prefers different nodes, so that two replicas also fit on one. It counts
-// the pods of one revision alone: an anti-affinity counts those that a rollout is
-// about to end too, and leaves all new ones on the node that had the fewest.
+// the pods of one revision of a Deployment alone: an anti-affinity counts those that a
+// rollout is about to end too, and leaves all new ones on the node that had the fewest. A
+// StatefulSet, whose pods lack that label, ends an old pod before it starts its new one.
 func spread(server string) *corev1ac.TopologySpreadConstraintApplyConfiguration {
 	return corev1ac.TopologySpreadConstraint().
 		WithMaxSkew(1).

@@ -138,14 +138,14 @@ func (c *cluster) stop(units []string) error {
 
 // forget takes the processes of units off the list.
 func (c *cluster) forget(units []string) error {
-	kept := slices.DeleteFunc(c.recorded(), func(p process) bool { return slices.Contains(units, p.unit()) })
-	if err := c.write("", "processes"); err != nil {
-		return err
-	}
-	for _, p := range kept {
-		if err := c.record(p); err != nil {
-			return err
+	var kept strings.Builder
+	for _, p := range c.recorded() {
+		if !slices.Contains(units, p.unit()) {
+			kept.WriteString(p.line())
 		}
 	}
-	return nil
+	if err := c.write(kept.String(), "processes.new"); err != nil {
+		return err
+	}
+	return os.Rename(c.path("processes.new"), c.path("processes"))
 }

@@ -89,9 +89,12 @@ func (c *cluster) record(p process) error {
 		return err
 	}
 	defer f.Close()
-	_, err = fmt.Fprintf(f, "%s %d %d %s\n", p.Name, p.PID, p.Start, bootID())
+	_, err = f.WriteString(p.line())
 	return err
 }
+
+// line is what the list says of a process.
+func (p process) line() string { return fmt.Sprintf("%s %d %d %s\n", p.Name, p.PID, p.Start, bootID()) }
 
 // bootID changes with every start of the machine, and start times count from
 // there.

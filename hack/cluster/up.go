@@ -59,6 +59,13 @@ func (c *cluster) up(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	if exists(c.path("exec")) {
+		running := c.running()
+		stopped := slices.DeleteFunc(c.units(), func(unit string) bool { return slices.Contains(running, unit) })
+		if len(running) > 0 && len(stopped) > 0 {
+			return fmt.Errorf("cluster %s is there, but %s was stopped: run \"go run ./hack/cluster start --name %s\"", c.Name, strings.Join(stopped, ", "), c.Name)
+		}
+	}
 	if exists(c.State) || exists(c.netnsPath()) {
 		sick := errors.New("it never came up completely")
 		if exists(c.path("exec")) {

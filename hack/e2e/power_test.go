@@ -107,12 +107,14 @@ func TestKilledServer(t *testing.T) {
 // killServer kills the serving process of a pod with SIGKILL.
 func killServer(t *testing.T, pod string) {
 	t.Helper()
-	for _, pid := range processes(t, func(cmdline, environ string) bool {
+	serving := processes(t, func(cmdline, environ string) bool {
 		return strings.HasPrefix(cmdline, "/plugin-server\x00serve\x00") && strings.Contains(environ, "POD_NAME="+pod+"\x00")
-	}) {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
+	})
+	if len(serving) != 1 {
+		t.Fatalf("pod %s has %d serving processes, want 1", pod, len(serving))
+	}
+	if err := syscall.Kill(serving[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
 	}
 }
 

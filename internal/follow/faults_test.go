@@ -128,7 +128,16 @@ func TestCatalogDoesNotFit(t *testing.T) {
 	if problem := p.problem(t); !strings.Contains(problem, "cannot publish the catalog: the volume is full") || !strings.Contains(problem, "raise spec.storage.sizeLimit") {
 		t.Errorf("it says %q", problem)
 	}
+	// Who starts anew and hears nothing does not know better.
+	p.stop()
+	p = follows(t, setting{dir: p.dir, limit: 2 << 20})
+	time.Sleep(quiet)
+	if !behind() {
+		t.Error("it forgot that it is behind")
+	}
+	p.stop()
 	o.publish(t, publishtest.Catalog(3, m))
+	p = follows(t, setting{dir: p.dir, operator: o, limit: 2 << 20})
 	eventually(t, 10*time.Second, "it is not behind any more", func() bool { return !behind() })
 }
 

@@ -85,6 +85,7 @@ type Follower struct {
 	dirty     bool            // there is something to publish
 	published time.Time       // last attempt
 	failures  int             // of publishing, in a row
+	confirmed bool            // a catalog was offered: what is on the volume need not be the newest
 	damaged   map[string]bool // modules by SHA-256 and other files by path, until they are mended
 	problems  problems
 	position  position
@@ -210,8 +211,10 @@ func (f *Follower) consider(o offer) {
 	if o.catalog == nil {
 		return
 	}
+	f.confirmed = true
 	revision := o.catalog.Revision()
 	if f.target != nil && !newer(o.catalog.Sequence, revision, f.target.Sequence, f.revision) {
+		f.problems.behind = f.problems.behind && f.dirty
 		return
 	}
 	f.logger.Info("following another catalog", "place", o.place, "revision", revision, "sequence", o.catalog.Sequence, "entries", len(o.catalog.Entries))
@@ -253,7 +256,7 @@ func (f *Follower) publishIfDue(ctx context.Context) {
 		f.problems.set("publishing", "cannot publish the catalog: "+err.Error()+advice(err))
 	default:
 		f.dirty, f.failures = false, 0
-		f.problems.behind = false
+		f.problems.behind = f.problems.behind && !f.confirmed
 		f.problems.set("publishing", "")
 		if f.current == nil || f.current.ID != g.ID {
 			f.logger.Info("published", "revision", g.Revision, "sequence", g.Catalog.Sequence, "plugins", len(g.Entries), "missing", len(g.Missing))

@@ -42,7 +42,8 @@ func (p *position) set(known, served string) {
 	}
 }
 
-// tell ends a poll, so that the operator has a look at the pod.
+// tell ends a poll: the operator has a look at a pod that lacks something or has
+// a problem whenever that calls.
 func (p *position) tell() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -61,8 +62,7 @@ func (p *position) get() (known, served string, moved <-chan struct{}) {
 }
 
 // poll asks the operator for news all the time. A poll ends early when another
-// generation is served, or there is another problem, so that the operator
-// learns of it at once.
+// generation is served, or there is another problem: see tell.
 func (f *Follower) poll(ctx context.Context) {
 	failures := 0
 	for ctx.Err() == nil {

@@ -19,7 +19,7 @@ type problems struct {
 	volume  *publish.Volume
 	logger  *slog.Logger
 	of      map[string]string
-	behind  bool  // the newest catalog cannot be published
+	behind  bool  // the newest catalog cannot be published, over all lives of sync too
 	damaged int64 // files so far, over all lives of sync
 	written *publish.Status
 }
@@ -29,7 +29,7 @@ func newProblems(volume *publish.Volume, logger *slog.Logger) problems {
 	if err != nil {
 		logger.Warn("the status on the volume cannot be read; it is written anew", "error", err)
 	}
-	return problems{volume: volume, logger: logger, of: map[string]string{}, damaged: before.Damaged}
+	return problems{volume: volume, logger: logger, of: map[string]string{}, behind: before.Behind, damaged: before.Damaged}
 }
 
 func (p *problems) set(about, sentence string) {

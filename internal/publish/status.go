@@ -31,18 +31,16 @@ type Status struct {
 // SetStatus writes the status down: beside the last one, or over it where the
 // disk has no room for both, since just then there is something to say.
 func (v *Volume) SetStatus(s Status) error {
-	b, err := json.Marshal(s)
+	b, err := s.encode()
 	if err != nil {
 		return err
 	}
-	// Every status fills its block, so that the next one has its place in it.
-	b = append(b, bytes.Repeat([]byte{' '}, max(block-1-len(b), 0))...)
-	b = append(b, '\n')
 	path, place := filepath.Join(v.tmp, statusFile), filepath.Join(v.dir, statusFile)
 	// Not synced: after a crash it is written again anyway.
 	err = v.disk.do("write", path, func(path string) error { return os.WriteFile(path, b, 0o644) })
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		if failed := v.overwrite(place, b); failed != nil {
+		failed := v.disk.do("overwrite", place, func(place string) error { return overwrite(place, b) })
+		if failed != nil {
 			return errors.Join(err, failed)
 		}
 		return ignoreGone(v.disk.remove(path))
@@ -53,18 +51,32 @@ func (v *Volume) SetStatus(s Status) error {
 	return v.disk.rename(path, place)
 }
 
+// OverwriteStatus writes over the status of a volume that has no room for a
+// writer to begin. Where there was none, there is none.
+func OverwriteStatus(dir string, s Status) error {
+	b, err := s.encode()
+	if err != nil {
+		return err
+	}
+	return overwrite(filepath.Join(dir, statusFile), b)
+}
+
+// encode fills a block, so that the next status has its place in it.
+func (s Status) encode() ([]byte, error) {
+	b, err := json.Marshal(s)
+	b = append(b, bytes.Repeat([]byte{' '}, max(block-1-len(b), 0))...)
+	return append(b, '\n'), err
+}
+
 // overwrite writes over a file that is there. Whoever reads it at the very
-// moment may find half of it, which is as good as no status, and finds all of it the next
-// time.
-func (v *Volume) overwrite(path string, b []byte) error {
-	return v.disk.do("overwrite", path, func(path string) error {
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
-		_, err = f.Write(b)
-		return errors.Join(err, f.Truncate(int64(len(b))), f.Close())
-	})
+// moment may find half of it, and finds all of it the next time.
+func overwrite(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Truncate(int64(len(b))), f.Close())
 }
 
 // Status reads what was written down last.

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,8 +21,6 @@ type conn struct {
 	raw  syscall.RawConn
 	full bool // the last ReadFrom ended because the client has to read first
 	more bool // the next Write is a header with a file behind it
-
-	extended time.Time // when it last got time for a piece
 }
 
 // connListener makes conns of the connections of a listener.

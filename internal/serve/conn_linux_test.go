@@ -109,7 +109,14 @@ func TestSlowButNotTooSlow(t *testing.T) { // alone, since it changes the deadli
 		if err := errors.Join(c.(*net.TCPConn).SetReadBuffer(64<<10), c.SetDeadline(time.Now().Add(time.Minute))); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.WriteString(c, "GET /plugins/a/1/plugin.wasm HTTP/1.0\r\n\r\n"); err != nil {
+		// The second request of a connection: what was agreed for the first one is over.
+		if _, err := io.WriteString(c, "HEAD /plugins/a/1/plugin.wasm HTTP/1.1\r\nHost: plugins\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 4096)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(c, "GET /plugins/a/1/plugin.wasm HTTP/1.1\r\nHost: plugins\r\nConnection: close\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
 		return c

@@ -5,14 +5,10 @@ package serve
 import (
 	"context"
 	"net"
-	"time"
 )
 
 // conn exists on Linux only: elsewhere net/http sends files.
-type conn struct {
-	full, more bool
-	extended   time.Time
-}
+type conn struct{ full, more bool }
 
 type connListener struct{ net.Listener }
 

@@ -118,7 +118,7 @@ func TestSwitchUnderLoad(t *testing.T) {
 
 // TestFilesStayFiles: the kernel can copy a module to the network only if what
 // arrives at the connection is the file itself, piece by piece, each piece with a
-// deadline of its own.
+// deadline of its own, but where a second holds many.
 func TestFilesStayFiles(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "module")
@@ -130,17 +130,28 @@ func TestFilesStayFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	connection := &fileConnection{ResponseWriter: httptest.NewRecorder()}
-	w := &recorder{ResponseWriter: connection, control: http.NewResponseController(connection)}
-	n, err := io.CopyN(w, f, 3*piece+5)
-	if err != nil || n != 3*piece+5 || w.sent != n || connection.files != 4 || connection.deadlines != 4 {
-		t.Errorf("%d bytes (%d counted), %d as a file, %d deadlines: %v", n, w.sent, connection.files, connection.deadlines, err)
+	for slow, deadlines := range map[bool]int{true: 4, false: 1} {
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		connection := &fileConnection{ResponseWriter: httptest.NewRecorder()}
+		w := &recorder{ResponseWriter: connection, control: http.NewResponseController(connection)}
+		connection.took = func() {
+			if slow { // a piece took a second
+				w.extended = w.extended.Add(-time.Second)
+			}
+		}
+		n, err := io.CopyN(w, f, 3*piece+5)
+		if err != nil || n != 3*piece+5 || w.sent != n || connection.files != 4 || connection.deadlines != deadlines {
+			t.Errorf("slow %t: %d bytes (%d counted), %d as a file, %d deadlines: %v", slow, n, w.sent, connection.files, connection.deadlines, err)
+		}
 	}
 }
 
 type fileConnection struct {
 	http.ResponseWriter
 	files, deadlines int
+	took             func()
 }
 
 func (c *fileConnection) SetWriteDeadline(time.Time) error { c.deadlines++; return nil }
@@ -151,5 +162,6 @@ func (c *fileConnection) ReadFrom(r io.Reader) (int64, error) {
 			c.files++
 		}
 	}
+	c.took()
 	return io.Copy(io.Discard, r)
 }

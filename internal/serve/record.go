@@ -19,9 +19,9 @@ import (
 )
 
 const (
-	// piece is how much of a body is sent under one deadline: a client slower than
-	// 4 KiB a second is let go.
-	piece = 256 << 10
+	// piece is how much of a body is sent under one deadline, of 59 to 60 s: a client
+	// that takes 4 KiB a second is not let go.
+	piece = 224 << 10
 	// burst is how much a connection that does not wait is given before the others
 	// have their turn. Its client reads it meanwhile: on what is given beyond that
 	// both would work at the same time, and for a fifth of the throughput wait for each other.
@@ -45,6 +45,7 @@ type metrics struct {
 	unknown  prometheus.Counter
 	// counters are those of requests and bytes that were looked up already, by series.
 	counters sync.Map
+	mu       sync.Mutex
 }
 
 // series is what is counted together.
@@ -59,9 +60,7 @@ func (m *metrics) count(key catalog.Key, code int, sent int64) {
 	s := series{key, code}
 	known, ok := m.counters.Load(s)
 	if !ok {
-		known, _ = m.counters.LoadOrStore(s, [2]prometheus.Counter{
-			m.requests.WithLabelValues(key.Name, key.Version, strconv.Itoa(code)), m.bytes.WithLabelValues(key.Name, key.Version),
-		})
+		known = m.lookUp(s)
 	}
 	of := known.([2]prometheus.Counter) //nolint:forcetypeassert // nothing else is put there
 	of[0].Inc()
@@ -94,9 +93,22 @@ func newMetrics(v *volume) *metrics {
 	return m
 }
 
+// lookUp takes turns with forget: else counters that are dropped just then would be
+// counted with for ever.
+func (m *metrics) lookUp(s series) any {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	known, _ := m.counters.LoadOrStore(s, [2]prometheus.Counter{
+		m.requests.WithLabelValues(s.key.Name, s.key.Version, strconv.Itoa(s.code)), m.bytes.WithLabelValues(s.key.Name, s.key.Version),
+	})
+	return known
+}
+
 // forget drops what was counted of a version, so that versions that come and
 // go do not add up.
 func (m *metrics) forget(key catalog.Key) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.counters.Range(func(s, _ any) bool {
 		if s.(series).key == key { //nolint:forcetypeassert // nothing else is put there
 			m.counters.Delete(s)
@@ -155,6 +167,9 @@ type recorder struct {
 	sent    int64
 	granted int64 // how much may be sent under the deadline as it is
 	arrived int64 // how much the client had when a deadline passed
+	// extended is when the client last got time. net/http takes it away when the
+	// answer has ended.
+	extended time.Time
 }
 
 // Unwrap is for http.ResponseController.
@@ -180,6 +195,7 @@ func (w *recorder) ReadFrom(src io.Reader) (int64, error) {
 		limited = &io.LimitedReader{R: src, N: 1<<63 - 1}
 	}
 	var sent int64
+	w.extend(time.Now()) // it may have been held until now
 	for limited.N > 0 {
 		w.extendIfDue()
 		next := &io.LimitedReader{R: limited.R, N: min(limited.N, w.granted-w.sent)}
@@ -244,11 +260,9 @@ func (w *recorder) extendIfDue() {
 // (a test's recorder) there is no deadline.
 func (w *recorder) extend(now time.Time) {
 	w.granted = w.sent + piece
-	if w.conn != nil {
-		if now.Sub(w.conn.extended) < pieceWithin/60 {
-			return // fast clients would spend their time on this
-		}
-		w.conn.extended = now
+	if now.Sub(w.extended) < pieceWithin/60 {
+		return // fast clients would spend their time on this
 	}
+	w.extended = now
 	_ = w.control.SetWriteDeadline(now.Add(pieceWithin))
 }

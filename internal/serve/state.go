@@ -19,6 +19,8 @@ type State struct {
 	// SyncError says what keeps the pod from following the newest catalog: a
 	// sentence for the user. Empty if nothing does.
 	SyncError string `json:"syncError,omitempty"`
+	// Behind says that the pod cannot take up the newest catalog; SyncError says why.
+	Behind bool `json:"behind,omitempty"`
 }
 
 // Missing names an entry that is not served as the catalog wants it.

@@ -63,7 +63,8 @@ type volume struct {
 	dir    string
 	logger *slog.Logger
 	now    atomic.Pointer[view]
-	failed string // why the last look failed; a failure is reported once
+	said   atomic.Pointer[publish.Status] // by sync, when it could be read last
+	failed string                         // why the last look failed; a failure is reported once
 	// forget is told of each key that is declared no more; it may be nil.
 	forget func(catalog.Key)
 }
@@ -133,15 +134,18 @@ func (v *volume) state() State {
 		}
 	}
 	status := v.status()
-	s.SyncError, s.Used, s.Budget = status.Error, status.Used, status.Budget
+	s.SyncError, s.Behind, s.Used, s.Budget = status.Error, status.Behind, status.Used, status.Budget
 	return s
 }
 
-// status is what sync says. One that cannot be read says nothing.
+// status is what sync says. While that cannot be read, since it is being written
+// over for instance, it is what it said last.
 func (v *volume) status() publish.Status {
 	s, err := publish.ReadStatus(v.dir)
-	if err != nil {
-		return publish.Status{}
+	if err == nil {
+		v.said.Store(&s)
+	} else if last := v.said.Load(); last != nil {
+		return *last
 	}
 	return s
 }

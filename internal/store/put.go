@@ -52,12 +52,15 @@ func (s *Store) Put(ctx context.Context, r io.Reader, expect string) (blob Blob,
 		return Blob{}, err
 	}
 	b, err := w.finish()
+	if expect != "" && b.SHA256 != "" && b.SHA256 != expect {
+		return Blob{}, failure.New(failure.Upstream, failure.DigestMismatch, nil,
+			"the module has the sha256 %s, expected is %s: correct sha256, or publish the expected module", b.SHA256, expect)
+	}
 	if err != nil {
 		return Blob{}, err
 	}
-	if expect != "" && b.SHA256 != expect {
-		return Blob{}, failure.New(failure.Upstream, failure.DigestMismatch, nil,
-			"the module has the sha256 %s, expected is %s: correct sha256, or publish the expected module", b.SHA256, expect)
+	if w.full { // what was written is not the module, which is there
+		return b, nil
 	}
 	return b, explain(s.publish(w, b))
 }
@@ -189,7 +192,8 @@ func (w *writer) write(p []byte) error {
 	return err
 }
 
-// finish makes both files durable and read-only.
+// finish makes both files durable and read-only. Of a module that does not fit it
+// says what it is too.
 func (w *writer) finish() (Blob, error) {
 	if err := w.check.Close(); err != nil {
 		return Blob{}, err
@@ -197,22 +201,26 @@ func (w *writer) finish() (Blob, error) {
 	if err := w.space.zip.Close(); err != nil {
 		return Blob{}, explain(err)
 	}
+	module := w.check.Module()
+	b := Blob{
+		SHA256: hex.EncodeToString(w.sha256.Sum(nil)), MD5: hex.EncodeToString(w.md5.Sum(nil)),
+		Size: w.size, GzipSize: w.gzipSize, ABI: module.ABI, Imports: module.Unusual(),
+	}
 	if w.full {
-		return Blob{}, w.fullError()
+		if w.store.touch(b.SHA256) {
+			return b, nil // it needs no room
+		}
+		return b, w.fullError()
 	}
 	for _, f := range []*os.File{w.module, w.gzip} {
 		if err := errors.Join(f.Chmod(0o444), f.Sync()); noSpace(err) {
 			w.fullErr = err
-			return Blob{}, w.fullError()
+			return b, w.fullError()
 		} else if err != nil {
 			return Blob{}, explain(err)
 		}
 	}
-	module := w.check.Module()
-	return Blob{
-		SHA256: hex.EncodeToString(w.sha256.Sum(nil)), MD5: hex.EncodeToString(w.md5.Sum(nil)),
-		Size: w.size, GzipSize: w.gzipSize, ABI: module.ABI, Imports: module.Unusual(),
-	}, nil
+	return b, nil
 }
 
 // discard closes and removes the temp files that were not published, and gives their bytes back.

@@ -150,6 +150,14 @@ func TestBudget(t *testing.T) {
 		t.Errorf("it does not say how much is needed: %v", err)
 	}
 	requireWhole(t, s, first.SHA256)
+	// What is there needs no room, and what is the wrong module is told first.
+	if again, err := s.Put(t.Context(), bytes.NewReader(module(1, 2<<20)), first.SHA256); err != nil || again != first {
+		t.Errorf("what is there: %+v, %v", again, err)
+	}
+	requireWhole(t, s, first.SHA256)
+	if _, err := s.Put(t.Context(), bytes.NewReader(module(2, 2<<20)), first.SHA256); failure.Of(err).Reason != failure.DigestMismatch {
+		t.Errorf("another module than expected: %v", err)
+	}
 	if freed, err := s.Collect(func(string) bool { return false }, 0); err != nil || freed != first.Size+first.GzipSize {
 		t.Fatalf("Collect() = %d, %v", freed, err)
 	}
