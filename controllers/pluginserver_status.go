@@ -184,6 +184,17 @@ func degradations(o *observedServer) []string {
 	return problems
 }
 
+func servedMessage(o *observedServer, status *v1alpha1.PluginServerStatus) string {
+	if runsImage(o.server) {
+		return fmt.Sprintf("the plugins of the image are served at %s", status.URL)
+	}
+	all := int(status.Catalog.Plugins)
+	if served := o.servedByAll(); served < all {
+		return fmt.Sprintf("%d of %s served by every replica at %s", served, count(all), status.URL)
+	}
+	return fmt.Sprintf("%s served at %s", count(all), status.URL)
+}
+
 // servedByAll is how many plugins of the catalog every ready pod serves as it wants
 // them.
 func (o *observedServer) servedByAll() (n int) {
@@ -232,13 +243,7 @@ func summarizeServer(
 	ready.Type = v1alpha1.ConditionReady
 	if ready.Status == metav1.ConditionTrue {
 		ready.Reason = v1alpha1.ReasonSucceeded
-		ready.Message = fmt.Sprintf("%s served at %s", count(int(status.Catalog.Plugins)), status.URL)
-		if all, served := int(status.Catalog.Plugins), o.servedByAll(); served < all {
-			ready.Message = fmt.Sprintf("%d of %s served by every replica at %s", served, count(all), status.URL)
-		}
-		if runsImage(o.server) {
-			ready.Message = fmt.Sprintf("the plugins of the image are served at %s", status.URL)
-		}
+		ready.Message = servedMessage(o, status)
 		if status.Catalog.Pending > 0 {
 			ready.Message += fmt.Sprintf(", %d pending", status.Catalog.Pending)
 		}

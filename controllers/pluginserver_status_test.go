@@ -105,6 +105,9 @@ func TestServerStatus(t *testing.T) {
 		"a pod lacks a plugin": {healthy(func(o *observedServer) {
 			o.pods[0].state.Missing, o.served = []serve.Missing{{Name: "a", Version: "1"}}, nil
 		}), map[string]string{"Degraded": "True Incomplete"}, "Degraded", "replicas lack 1 plugin, first a:1"},
+		"somebody's image": {healthy(func(o *observedServer) {
+			o.server.Spec.Server.Type, o.catalog = v1alpha1.ServerImage, nil
+		}), nil, "Ready", "the plugins of the image"},
 		"a pod lacks the only plugin": {healthy(func(o *observedServer) {
 			o.pods[0].state.Missing, o.served = []serve.Missing{{Name: "a", Version: "1"}}, nil
 		}), map[string]string{"Degraded": "True Incomplete"}, "Ready", "0 of 1 plugin served by every replica"},
