@@ -57,8 +57,9 @@ func serveVolume(ctx context.Context, args []string, logger *slog.Logger) error 
 }
 
 func listenAndServe(ctx context.Context, server *serve.Server, plugins, ops string) error {
-	// A client that is gone is noticed by the time that it has for each piece, and
-	// until its next request: the kernel need not ask for it, which takes four calls to set up.
+	// A client that is gone is noticed by the time that it has for each piece of a
+	// module, and for its next request: the kernel need not ask for it, which takes four
+	// calls to set up.
 	config := net.ListenConfig{KeepAlive: -1}
 	listener, err := config.Listen(ctx, "tcp", plugins)
 	if err != nil {
