@@ -163,6 +163,10 @@ func awaitReplicas(t *testing.T, server string, p plugin, n int) {
 		if now := pods(t, server); len(now) != n {
 			return fmt.Errorf("%d pods are ready", len(now))
 		}
+		// A moment after a pod is ready the Service sends requests to it.
+		if now := endpoints(t, server); now != n {
+			return fmt.Errorf("its Service has %d endpoints", now)
+		}
 		return onEveryReplica(t, server, p)
 	})
 }
