@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -50,27 +51,26 @@ func (r *PluginServerReconciler) observeImage(ctx context.Context, o *observedSe
 		wanted = append(wanted[:len(wanted):len(wanted)], catalog.Key{Name: mcpServer, Version: version})
 	}
 	o.pods = make([]podState, len(ready))
-	serve := make([]map[catalog.Key]string, len(ready))
 	var asked sync.WaitGroup
 	for i := range ready {
 		asked.Go(func() {
 			o.pods[i].name = ready[i].Name
-			serve[i], o.pods[i].err = r.probed(ctx, &ready[i], wanted)
+			o.pods[i].plugins, o.pods[i].err = r.probed(ctx, &ready[i], wanted)
 		})
 	}
 	asked.Wait()
-	o.served = nil
-	for i, one := range serve {
-		if i == 0 {
-			o.served = maps.Clone(one)
+	o.served = map[catalog.Key]string{}
+	for i := range o.pods {
+		for key := range o.pods[i].plugins {
+			if !slices.ContainsFunc(o.pods, func(p podState) bool { return !p.plugins[key] }) {
+				o.served[key] = "" // nobody knows the hash
+			}
 		}
-		maps.DeleteFunc(o.served, func(key catalog.Key, _ string) bool { _, there := one[key]; return !there })
 	}
 }
 
-// probed gives those of the wanted plugins that a pod serves. That nobody knows
-// their hashes is why they are empty.
-func (r *PluginServerReconciler) probed(ctx context.Context, pod *corev1.Pod, wanted []catalog.Key) (map[catalog.Key]string, error) {
+// probed says which of the wanted plugins a pod serves.
+func (r *PluginServerReconciler) probed(ctx context.Context, pod *corev1.Pod, wanted []catalog.Key) (map[catalog.Key]bool, error) {
 	known := r.Known.probes(pod.UID)
 	before := maps.Clone(known)
 	var mu sync.Mutex
@@ -93,13 +93,7 @@ func (r *PluginServerReconciler) probed(ctx context.Context, pod *corev1.Pod, wa
 	}
 	err := asking.Wait()
 	r.Known.probed(pod.UID, known)
-	served := map[catalog.Key]string{}
-	for key, there := range known {
-		if there {
-			served[key] = ""
-		}
-	}
-	return served, err
+	return known, err
 }
 
 // httpProbe asks a pod whether it serves a plugin.

@@ -222,8 +222,13 @@ func (o *observedServer) imageKnown() bool {
 }
 
 // has says whether the catalog has a module for a key, and whether only because
-// it is retained.
+// it is retained. Of somebody's image, while its pods are replaced, that is what only
+// some of them serve.
 func (o *observedServer) has(key catalog.Key) (there, retained bool) {
+	if runsImage(o.server) {
+		_, everywhere := o.served[key]
+		return slices.ContainsFunc(o.pods, func(p podState) bool { return p.plugins[key] }), !everywhere
+	}
 	if o.catalog == nil {
 		return false, false
 	}

@@ -69,6 +69,13 @@ func TestControllerValue(t *testing.T) {
 		o.server.Spec.Server.Type, o.catalog, o.pods = v1alpha1.ServerImage, nil, pods
 		return o
 	}
+	mcp := func(versions ...string) (p podState) {
+		p.plugins = map[catalog.Key]bool{}
+		for _, version := range versions {
+			p.plugins[catalog.Key{Name: mcpServer, Version: version}] = true
+		}
+		return p
+	}
 	other := serverOf()
 	other.served[catalog.Key{Name: "key-auth", Version: "9.0.0"}] = "aa"
 	for name, c := range map[string]struct {
@@ -94,7 +101,13 @@ func TestControllerValue(t *testing.T) {
 		"the spec names what is not served yet: what is there stays": {
 			observed: serverOf("1.9.0"), wanted: "1.10.0", ours: "1.9.0", want: "1.9.0"},
 		"the spec names what is not served, and nothing is there": {observed: serverOf("1.9.0"), wanted: "1.10.0", wait: "mcp-server:1.10.0"},
-		"an image that has it":                                 {observed: image([]string{"1.9.0"}, podState{}), want: "1.9.0"},
+		"an image that has it": {observed: image([]string{"1.9.0"}, podState{}), want: "1.9.0"},
+		"an image that is replaced by a newer one: it stays while a pod has it": {
+			observed: image(nil, mcp("1.9.0"), mcp("1.10.0")), ours: "1.9.0", want: "1.9.0"},
+		"and is left once all have the newer one": {
+			observed: image([]string{"1.10.0"}, mcp("1.10.0"), mcp("1.10.0")), ours: "1.9.0", want: "1.10.0"},
+		"an image that has both: it stays": {
+			observed: image([]string{"1.9.0", "1.10.0"}, mcp("1.9.0", "1.10.0"), mcp("1.9.0", "1.10.0")), ours: "1.9.0", want: "1.9.0"},
 		"an image that lacks it: let go":                       {observed: image(nil, podState{}), ours: "1.9.0", wait: "no plugin"},
 		"an image, and all its pods are away: it stays":        {observed: image(nil), ours: "1.9.0", want: "1.9.0"},
 		"an image, and a pod is silent: it stays":              {observed: image(nil, podState{}, podState{err: io.EOF}), ours: "1.9.0", want: "1.9.0"},

@@ -63,7 +63,9 @@ type observedServer struct {
 type podState struct {
 	name  string
 	state serve.State
-	err   error
+	// plugins are those it was found to serve, where it runs somebody's image.
+	plugins map[catalog.Key]bool
+	err     error
 }
 
 // observe reads what the catalog is made from.
@@ -115,7 +117,7 @@ func (r *PluginServerReconciler) observePods(ctx context.Context, o *observedSer
 	for i := range ready {
 		asked.Go(func() {
 			state, err := r.State(ctx, &ready[i])
-			o.pods[i] = podState{ready[i].Name, state, err}
+			o.pods[i] = podState{name: ready[i].Name, state: state, err: err}
 		})
 	}
 	asked.Wait()
