@@ -59,7 +59,7 @@ test-api: ## Tests on a real API server.
 test-node: ## Tests on a real node (needs Linux and root).
 ifeq ($(shell uname -s)-$(shell id -u),Linux-0)
 	$(MAKE) node-parts
-	bin/cluster run --name test --nodes 2 -- go test -tags node -count=1 -v -timeout 40m ./hack/e2e
+	bin/cluster run --name test --nodes 2 -- go test -tags node -count=1 -v -timeout 60m ./hack/e2e
 	bin/cluster leftovers --name test
 else
 	@echo "test-node: SKIPPED, the tests on a real node need Linux and root"

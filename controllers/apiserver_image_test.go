@@ -36,6 +36,7 @@ func TestImageServer(t *testing.T) {
 	if len(pod.Volumes) > 0 || pod.SecurityContext.RunAsNonRoot != nil || pod.Containers[0].Command != nil {
 		t.Errorf("the pods are not as the image wants them: %+v", pod)
 	}
+	w.quiet(o, 0, func() {}) // each pod was asked
 	before := w.replicas.probed()
 	w.quiet(o, 3*time.Second, func() { o.wakes.Server(w.namespace + "/" + name) })
 	if after := w.replicas.probed(); before == 0 || after != before {

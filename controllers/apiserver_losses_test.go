@@ -102,8 +102,12 @@ func TestLostEverywhere(t *testing.T) {
 	}
 	replicas.all[0].dir = t.TempDir()
 	began := time.Now()
+	var awaits []func()
 	for _, p := range replicas.all {
-		p.start()
+		awaits = append(awaits, p.begin())
+	}
+	for _, await := range awaits {
+		await()
 	}
 	w.start()
 	for _, p := range slices.Backward(replicas.all) {

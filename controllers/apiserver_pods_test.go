@@ -120,8 +120,15 @@ func operatorService(w *world) string {
 	return service.URL
 }
 
-// start runs the program on the volume. Its environment names no API server.
+// start runs the program on the volume, and waits until it serves.
 func (p *pod) start() {
+	p.of.w.t.Helper()
+	p.begin()()
+}
+
+// begin runs the program on the volume; await waits until it serves. Its environment
+// names no API server.
+func (p *pod) begin() (await func()) {
 	t := p.of.w.t
 	t.Helper()
 	path, err := pluginServer()
@@ -133,10 +140,14 @@ func (p *pod) start() {
 		"--server="+p.of.server.Namespace+"/"+p.of.server.Name, "--size-limit=1073741824",
 		"--memory-limit=17179869184") // the race detector alone takes more than sync may
 	cmd.Env = []string{"POD_NAME=" + p.object.Name}
-	process := launch(t, cmd)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.process = process
+	process, serves := launch(t, cmd)
+	return func() {
+		t.Helper()
+		serves()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.process = process
+	}
 }
 
 // kill ends the program as a node that runs out of memory does. sync must end
@@ -220,12 +231,12 @@ type process struct {
 	alarms []string // what no program should say: panics, data races
 }
 
-// launch starts the program and waits until it serves. It ends with the test,
+// launch starts the program; await waits until it serves. It ends with the test,
 // also where that is killed.
-func launch(t *testing.T, cmd *exec.Cmd) *process {
+func launch(t *testing.T, cmd *exec.Cmd) (p *process, await func()) {
 	t.Helper()
 	endWithTest(cmd)
-	p := &process{cmd: cmd, ended: make(chan struct{})}
+	p = &process{cmd: cmd, ended: make(chan struct{})}
 	serving, failed := make(chan struct{}), make(chan error, 1)
 	go func() {
 		defer close(p.ended)
@@ -251,12 +262,14 @@ func launch(t *testing.T, cmd *exec.Cmd) *process {
 			t.Logf("plugin-server said last:\n%s", p.log())
 		}
 	})
-	select {
-	case <-serving:
-	case err := <-failed:
-		t.Fatalf("plugin-server did not start: %v\n%s", err, p.log())
+	return p, func() {
+		t.Helper()
+		select {
+		case <-serving:
+		case err := <-failed:
+			t.Fatalf("plugin-server did not start: %v\n%s", err, p.log())
+		}
 	}
-	return p
 }
 
 // listen reads what the program and its child say, until both have ended.

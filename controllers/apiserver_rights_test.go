@@ -44,6 +44,11 @@ func TestRights(t *testing.T) {
 	remove := func(object client.Object) func(context.Context) error {
 		return func(ctx context.Context) error { return operator.Delete(ctx, object) }
 	}
+	// A policy is taken up after another one.
+	w.eventually("the policy about Higress is in force", func(ctx context.Context) error {
+		console := &appsv1.Deployment{ObjectMeta: at("higress-console")}
+		return wrong(!apierrors.IsForbidden(operator.Patch(ctx, console, label, client.DryRunAll)))
+	})
 	for what, do := range map[string]func(context.Context) error{
 		"patch the gateway":                  patch(&appsv1.Deployment{ObjectMeta: at("higress-gateway")}),
 		"patch more of the Console":          patch(&appsv1.Deployment{ObjectMeta: at("higress-console")}),

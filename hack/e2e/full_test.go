@@ -363,7 +363,11 @@ func TestFullStore(t *testing.T) {
 	storeBudget(t, "24Mi")
 	f.remember(t, f.srv.Name)
 	eventually(t, time.Minute, "the new operator has what is served", func() error {
-		if a := get(t, "http://"+operatorPods(t)[0].Status.PodIP+":8082/blobs/sha256/"+first.sha256); a.Status != 200 {
+		all := allOperatorPods(t)
+		if len(all) != 1 {
+			return fmt.Errorf("%d operators", len(all))
+		}
+		if a := get(t, "http://"+all[0].Status.PodIP+":8082/blobs/sha256/"+first.sha256); a.Status != 200 {
 			return fmt.Errorf("%+v", a)
 		}
 		return nil

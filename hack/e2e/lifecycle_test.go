@@ -70,13 +70,17 @@ func TestLifeCycle(t *testing.T) {
 	step("scaled to 3", func() { scale(t, srv, 3) })
 	step("scaled to 2", func() { scale(t, srv, 2) })
 	for name := range pods(t, srv.Name) {
-		step("evicted "+name, func() { evict(t, srv.Name, name) })
+		step("evicted "+name, func() {
+			evict(t, srv.Name, name)
+			awaitReplicas(t, srv.Name, small, 2)
+		})
 	}
 	step("a pod was deleted by force", func() {
 		for name := range pods(t, srv.Name) {
 			mustRun(t, "kubectl", "-n", namespace, "delete", "pod", name, "--force", "--grace-period=0")
 			break
 		}
+		awaitReplicas(t, srv.Name, small, 2)
 	})
 	step("a node was drained", func() {
 		mustRun(t, "kubectl", "drain", secondNode, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=3m")

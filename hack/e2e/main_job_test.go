@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +65,7 @@ func TestMainJob(t *testing.T) {
 }
 
 func servesWhatWasPushed(t *testing.T, server string, plugins ...plugin) {
+	awaitReplicas(t, server, plugins[0], 2)
 	for _, p := range plugins {
 		a := get(t, url(server, p))
 		if a.Status != 200 || a.SHA256 != p.sha256 || a.Size != p.size || a.Type != "application/wasm" {
@@ -183,6 +185,8 @@ func pluginsChange(t *testing.T, src *v1alpha1.PluginSource, srv *v1alpha1.Plugi
 
 	serves("a newer mcp-server", push(t, "mcp-server", "1.1.0", "raw"))
 
+	condition(t, srv, v1alpha1.ConditionReady)
+	before := srv.Status.Catalog.Retained
 	edit(t, src, func(s *v1alpha1.PluginSource) {
 		for i, p := range s.Spec.Plugins {
 			if p.Name == removed.name {
@@ -192,8 +196,8 @@ func pluginsChange(t *testing.T, src *v1alpha1.PluginSource, srv *v1alpha1.Plugi
 		}
 	})
 	eventually(t, 20*time.Second, "a retained plugin", func() error {
-		if condition(t, srv, v1alpha1.ConditionReady); srv.Status.Catalog.Retained != 1 {
-			return errNothing
+		if condition(t, srv, v1alpha1.ConditionReady); srv.Status.Catalog.Retained != before+1 {
+			return fmt.Errorf("%d are retained", srv.Status.Catalog.Retained)
 		}
 		return nil
 	})

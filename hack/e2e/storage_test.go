@@ -66,7 +66,7 @@ func TestStorage(t *testing.T) {
 	create(t, srv)
 	expect(t, time.Minute, srv, v1alpha1.ConditionReplicasConsistent, metav1.ConditionTrue)
 	expect(t, time.Minute, srv, v1alpha1.ConditionReady, metav1.ConditionTrue)
-	stop := load(t, url(srv.Name, p), p.sha256, 4)
+	stop := load(t, url(srv.Name, p), p.sha256, 4, "-retry")
 
 	// A pod that starts while the operator is away is filled by the other one.
 	withoutOperator(t, func() {

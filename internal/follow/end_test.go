@@ -267,7 +267,7 @@ func TestFromCatalogToGateway(t *testing.T) {
 		return len(o.served) > 0 && o.served[len(o.served)-1] == publishtest.Catalog(1, first).Revision()
 	})
 
-	// Something new is served within a second.
+	// Something new is served within a second, three on a busy machine.
 	publishtest.Put(t, o.store, second)
 	began := time.Now()
 	o.publish(t, publishtest.Catalog(2, second))
@@ -275,7 +275,7 @@ func TestFromCatalogToGateway(t *testing.T) {
 		_, b := get("/plugins/a/1/plugin.wasm")
 		return bytes.Equal(b, second.Bytes)
 	})
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("served only after %s", took)
 	}
 

@@ -174,7 +174,12 @@ func TestPollsAreHeld(t *testing.T) {
 		o.set(func(o *operator) { n = o.asked["/catalogs/"+server] })
 		return n
 	}
-	time.Sleep(quiet) // the operator is told what is served
+	eventually(t, 10*time.Second, "the operator is told what is served", func() (told bool) {
+		o.set(func(o *operator) {
+			told = len(o.served) > 0 && o.served[len(o.served)-1] == publishtest.Catalog(1, m).Revision()
+		})
+		return told
+	})
 	before := polls()
 	time.Sleep(2 * quiet)
 	if more := polls() - before; more > 0 {

@@ -76,6 +76,7 @@ func TestDamageIsMended(t *testing.T) {
 			}
 		}
 	}
+	soon(t, "it is served", func() bool { g, err := v.Current(); return err == nil && g != nil && g.Whole() })
 	right()
 	blob := filepath.Join(dir, "blobs/sha256", m.Entry.SHA256)
 	for i, damage := range []func() error{
