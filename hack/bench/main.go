@@ -5,7 +5,7 @@
 //
 //	go run ./hack/bench [-only PART,…] [-short] [-out FOLDER]
 //
-// It needs root, two processors, and nginx, which it installs on Debian where it
+// It needs root, two processors, and nginx, which it fetches on Debian where it
 // is missing. The servers have one processor, the clients the other one. What
 // was started or made is removed when it ends, also when it is killed.
 package main

@@ -64,26 +64,17 @@ func (b *bench) ours(name, volume string, at place) (*served, error) {
 	return &served{p, name, at.address, ops, group}, err
 }
 
-// findNginx gives nginx, which it installs where that is possible.
+// findNginx gives the machine's nginx, or else the one of the cluster's parts.
 func (b *bench) findNginx() (string, error) {
 	if path, err := exec.LookPath("nginx"); err == nil {
 		return path, nil
 	}
-	if _, err := exec.LookPath("apt-get"); err != nil {
-		return "", errors.New("nginx is needed: install it")
+	b.say("fetching nginx")
+	if output, err := exec.Command("go", "run", "./hack/cluster", "build", "debian").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("nginx is needed, and could not be fetched: %w\n%s", err, output)
 	}
-	b.say("installing nginx")
-	// Debian would start it at once: a policy that says no keeps it from that.
-	const install = `set -e
-if [ ! -e /usr/sbin/policy-rc.d ]; then
-	printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
-	trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-fi
-apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends nginx-light`
-	if output, err := exec.Command("sh", "-c", install).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("install nginx: %w\n%s", err, output)
-	}
-	return exec.LookPath("nginx")
+	path, err := exec.Command("go", "run", "./hack/cluster", "which", "nginx").Output()
+	return strings.TrimSpace(string(path)), err
 }
 
 // nginxConfig serves the same volume at the same paths. Its log is as ours: one
