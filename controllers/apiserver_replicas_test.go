@@ -29,15 +29,17 @@ type replicas struct {
 	mu      sync.Mutex
 	base    string // of the handout; empty while no operator runs
 	moved   chan struct{}
-	modules map[string][]byte      // by SHA-256: what any pod got
-	states  map[string]serve.State // by pod
-	actual  sync.Map               // *pod by name: those that are processes
-	image   map[catalog.Key]bool   // what pods serve that run somebody's image
+	modules map[string][]byte               // by SHA-256: what any pod got
+	states  map[string]serve.State          // by pod
+	actual  sync.Map                        // *pod by name: those that are processes
+	images  map[string]map[catalog.Key]bool // what pods serve that run somebody's image
 	probes  int
 }
 
 func newReplicas(w *world) *replicas {
-	return &replicas{w: w, moved: make(chan struct{}), modules: map[string][]byte{}, states: map[string]serve.State{}}
+	return &replicas{
+		w: w, moved: make(chan struct{}), modules: map[string][]byte{}, states: map[string]serve.State{}, images: map[string]map[catalog.Key]bool{},
+	}
 }
 
 // follow lets the pods ask another operator.
@@ -63,11 +65,11 @@ func (r *replicas) state(ctx context.Context, object *corev1.Pod) (serve.State, 
 }
 
 // probe is what the operator learns of a pod that runs somebody's image.
-func (r *replicas) probe(_ context.Context, _ *corev1.Pod, key catalog.Key) (bool, error) {
+func (r *replicas) probe(_ context.Context, object *corev1.Pod, key catalog.Key) (bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.probes++
-	return r.image[key], nil
+	return r.images[object.Spec.Containers[0].Image][key], nil
 }
 
 // probed is how often pods were asked.
@@ -77,11 +79,16 @@ func (r *replicas) probed() int {
 	return r.probes
 }
 
-// serveImage lets the pods of somebody's image serve one more plugin.
-func (r *replicas) serveImage(key catalog.Key) {
+// serveImage lets the pods of somebody's image serve more plugins.
+func (r *replicas) serveImage(image string, keys ...catalog.Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.image[key] = true
+	if r.images[image] == nil {
+		r.images[image] = map[catalog.Key]bool{}
+	}
+	for _, key := range keys {
+		r.images[image][key] = true
+	}
 }
 
 // has says whether a pod got a module.
