@@ -26,7 +26,7 @@ const (
 	// have their turn. Its client reads it meanwhile: on what is given beyond that
 	// both would work at the same time, and for a fifth of the throughput wait for each other.
 	burst = 512 << 10
-	// sniffed is what net/http sends of a file together with the header.
+	// sniffed is how long a body may be for net/http to send it together with the header.
 	sniffed = 512
 	// maxLogged is how much of what a client says stands in the log, in bytes.
 	maxLogged = 256
@@ -226,6 +226,11 @@ func (w *recorder) copy(piece *io.LimitedReader) (n int64, waits bool, err error
 		return n, false, err
 	}
 	w.conn.full, w.conn.more = false, w.sent == 0 && piece.N > sniffed
+	if w.conn.more {
+		if err := w.control.Flush(); err != nil { // the header, or net/http would read the first bytes of the file
+			return 0, false, err
+		}
+	}
 	n, err = io.Copy(w.ResponseWriter, piece)
 	w.conn.more = false
 	return n, w.conn.full, err
