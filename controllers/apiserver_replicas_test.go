@@ -32,7 +32,7 @@ type replicas struct {
 	modules map[string][]byte               // by SHA-256: what any pod got
 	states  map[string]serve.State          // by pod
 	actual  sync.Map                        // *pod by name: those that are processes
-	images  map[string]map[catalog.Key]bool // what pods serve that run somebody's image
+	images  map[string]map[catalog.Key]bool // by somebody's image: what pods serve that run it
 	probes  int
 }
 
@@ -79,16 +79,14 @@ func (r *replicas) probed() int {
 	return r.probes
 }
 
-// serveImage lets the pods of somebody's image serve more plugins.
-func (r *replicas) serveImage(image string, keys ...catalog.Key) {
+// serveImage lets the pods of somebody's image serve one more plugin.
+func (r *replicas) serveImage(image string, key catalog.Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.images[image] == nil {
 		r.images[image] = map[catalog.Key]bool{}
 	}
-	for _, key := range keys {
-		r.images[image][key] = true
-	}
+	r.images[image][key] = true
 }
 
 // has says whether a pod got a module.

@@ -69,7 +69,8 @@ func (r *PluginServerReconciler) observeImage(ctx context.Context, o *observedSe
 	}
 }
 
-// probed says which of the wanted plugins a pod serves.
+// probed says of the wanted plugins, and of those asked for before, whether a pod
+// serves them; where it fails, of some of them.
 func (r *PluginServerReconciler) probed(ctx context.Context, pod *corev1.Pod, wanted []catalog.Key) (map[catalog.Key]bool, error) {
 	known := r.Known.probes(pod.UID)
 	before := maps.Clone(known)

@@ -63,7 +63,8 @@ type observedServer struct {
 type podState struct {
 	name  string
 	state serve.State
-	// plugins are those it was found to serve, where it runs somebody's image.
+	// plugins says of those that were asked for whether it serves them, where it
+	// runs somebody's image.
 	plugins map[catalog.Key]bool
 	err     error
 }

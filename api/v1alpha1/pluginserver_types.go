@@ -176,7 +176,8 @@ type ControllerIntegration struct {
 	// MCPServerVersion is the version of the plugin mcp-server that the
 	// controller is pointed to. By default the highest one that is served when
 	// the controller is first pointed here, and then that one as long as a
-	// source declares it, or no other is served.
+	// source declares it, or no other is served. Of an existing image: as long
+	// as every pod has it, or some pod has it and there is no other that all have.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=128

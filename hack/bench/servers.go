@@ -74,7 +74,10 @@ func (b *bench) findNginx() (string, error) {
 		return "", fmt.Errorf("nginx is needed, and could not be fetched: %w\n%s", err, output)
 	}
 	path, err := exec.Command("go", "run", "./hack/cluster", "which", "nginx").Output()
-	return strings.TrimSpace(string(path)), err
+	if err != nil {
+		return "", fmt.Errorf("find nginx among the cluster's parts: %w", err)
+	}
+	return strings.TrimSpace(string(path)), nil
 }
 
 // nginxConfig serves the same volume at the same paths. Its log is as ours: one

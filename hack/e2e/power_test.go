@@ -81,20 +81,12 @@ func TestKilledServer(t *testing.T) {
 	create(t, src)
 	create(t, srv)
 	awaitReplicas(t, srv.Name, p, 2)
-	running := pods(t, srv.Name)
 	stop := load(t, url(srv.Name, p), p.sha256, clients, "-retry", "-at-least=1000")
 	for range kills {
 		time.Sleep(3 * time.Second)
-		for name := range running {
-			before := running[name].Status.ContainerStatuses[0].RestartCount
+		for name, pod := range pods(t, srv.Name) {
 			killServer(t, name)
-			eventually(t, time.Minute, name+" has started again", func() error {
-				running = pods(t, srv.Name)
-				if now, ready := running[name]; !ready || now.Status.ContainerStatuses[0].RestartCount == before {
-					return errNothing
-				}
-				return nil
-			})
+			awaitRestart(t, srv.Name, pod)
 			break
 		}
 		awaitReplicas(t, srv.Name, p, 2)
@@ -107,15 +99,27 @@ func TestKilledServer(t *testing.T) {
 	}
 }
 
-// errCut is what a client says of a connection whose server was killed.
-var errCut = regexp.MustCompile("EOF|reset by peer|broken pipe|server closed idle connection")
+// awaitRestart waits until a pod of before is ready with another container.
+func awaitRestart(t *testing.T, server string, before corev1.Pod) {
+	t.Helper()
+	eventually(t, time.Minute, before.Name+" has started again", func() error {
+		now, ready := pods(t, server)[before.Name]
+		if !ready || now.Status.ContainerStatuses[0].RestartCount == before.Status.ContainerStatuses[0].RestartCount {
+			return errNothing
+		}
+		return nil
+	})
+}
+
+// cutText is what a client says of a connection whose server was killed.
+var cutText = regexp.MustCompile("EOF|reset by peer|broken pipe|server closed idle connection")
 
 // onlyCut is how many downloads were cut: nothing else may have happened to any.
 func onlyCut(t *testing.T, s summary) (cut int) {
 	t.Helper()
 	for what, n := range s.Failures {
 		cut += n
-		if !errCut.MatchString(what) {
+		if !cutText.MatchString(what) {
 			t.Errorf("%d downloads failed otherwise than by a cut: %s", n, what)
 		}
 	}
